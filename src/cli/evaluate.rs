@@ -1,0 +1,10 @@
+//! `ptycho-gpu evaluate`.
+
+use crate::Result;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+pub fn run(_args: Args) -> Result<()> {
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! The command line: one file per subcommand, help for every flag.
+
+use clap::{Parser, Subcommand};
+
+use crate::Result;
+
+pub mod demo;
+pub mod evaluate;
+pub mod fixture;
+pub mod infer;
+pub mod inspect;
+pub mod plan;
+pub mod simulate;
+pub mod train;
+
+/// Physics-informed neural reconstruction of ptychography scans.
+#[derive(Debug, Parser)]
+#[command(name = "ptycho-gpu", version, help_expected = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Learn a network from one or more scans
+    Train(train::Args),
+    /// Reconstruct a scan with a trained network and stitch the patches
+    Infer(infer::Args),
+    /// Show what a scan file holds, and every problem with it
+    Inspect(inspect::Args),
+    /// Measure a reconstruction against the truth and against the data
+    Evaluate(evaluate::Args),
+    /// Simulate a scan with known object and probe
+    Simulate(simulate::Args),
+    /// Cut a small deterministic subset out of a scan
+    Fixture(fixture::Args),
+    /// Print the operations, shapes, parameters and bytes of a network before running it
+    Plan(plan::Args),
+    /// Simulate a scan, train on it, reconstruct it, and measure the result
+    Demo(demo::Args),
+}
+
+impl Cli {
+    /// Parses `args` (program name first). Flags may be written `--kebab-case` or `--snake_case`.
+    pub fn parse_args(args: impl Iterator<Item = String>) -> Cli {
+        Cli::parse_from(args.map(kebab))
+    }
+
+    pub fn run(self) -> Result<()> {
+        match self.command {
+            Command::Train(args) => train::run(args),
+            Command::Infer(args) => infer::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Evaluate(args) => evaluate::run(args),
+            Command::Simulate(args) => simulate::run(args),
+            Command::Fixture(args) => fixture::run(args),
+            Command::Plan(args) => plan::run(args),
+            Command::Demo(args) => demo::run(args),
+        }
+    }
+}
+
+/// `--max_epochs=3` → `--max-epochs=3`; values are left alone.
+fn kebab(arg: String) -> String {
+    let Some(flag) = arg.strip_prefix("--") else { return arg };
+    match flag.split_once('=') {
+        Some((name, value)) => format!("--{}={value}", name.replace('_', "-")),
+        None => format!("--{}", flag.replace('_', "-")),
+    }
+}
