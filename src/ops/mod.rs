@@ -1,1 +1,78 @@
-//! Being written.
+//! Every op of the engine, one file each. This module is the table of contents: a new op is one
+//! file here, one kernel of the same name, and one word in the list below.
+
+use crate::backend::cpu::{Mem, Real};
+use crate::graph::{Graph, Value};
+use crate::launch::Launch;
+
+pub mod intensity;
+pub mod polar;
+
+/// What an op can do. Implemented by each op's struct; [`Op`] collects them.
+pub trait Operation: Clone + std::fmt::Debug {
+    /// Buffers whose content the op needs; of a gradient that it adds to, not the gradient itself.
+    fn reads(&self) -> Vec<Value>;
+
+    /// Buffers that the op writes, workspaces included.
+    fn writes(&self) -> Vec<Value>;
+
+    /// Pushes the adjoint of the op. Backward and update ops have none.
+    fn backward(&self, _graph: &mut Graph) {}
+
+    /// Runs the op: plain loops in the order of the formula, parallel over batch and output tiles
+    /// and never over a reduction, so that any thread count gives the same bits.
+    fn cpu<T: Real>(&self, mem: &mut Mem<T>);
+
+    /// The kernels that run the op on a GPU; none where the kernel is yet to be written.
+    fn launches(&self) -> Vec<Launch> {
+        Vec::new()
+    }
+}
+
+/// Declares the closed enum and its dispatch, so that an op is named once.
+macro_rules! ops {
+    ($($module:ident: $($op:ident)+;)+) => {
+        /// One op of a graph.
+        #[derive(Clone, Debug)]
+        pub enum Op {
+            $($($op($module::$op),)+)+
+        }
+
+        $($(impl From<$module::$op> for Op {
+            fn from(op: $module::$op) -> Op {
+                Op::$op(op)
+            }
+        })+)+
+
+        impl Op {
+            pub fn name(&self) -> &'static str {
+                match self { $($(Op::$op(_) => stringify!($op),)+)+ }
+            }
+
+            pub fn reads(&self) -> Vec<Value> {
+                match self { $($(Op::$op(op) => op.reads(),)+)+ }
+            }
+
+            pub fn writes(&self) -> Vec<Value> {
+                match self { $($(Op::$op(op) => op.writes(),)+)+ }
+            }
+
+            pub fn backward(&self, graph: &mut Graph) {
+                match self { $($(Op::$op(op) => op.backward(graph),)+)+ }
+            }
+
+            pub fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
+                match self { $($(Op::$op(op) => op.cpu(mem),)+)+ }
+            }
+
+            pub fn launches(&self) -> Vec<Launch> {
+                match self { $($(Op::$op(op) => op.launches(),)+)+ }
+            }
+        }
+    };
+}
+
+ops! {
+    intensity: Intensity IntensityBackward;
+    polar: Polar PolarBackward;
+}

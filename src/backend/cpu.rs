@@ -1,0 +1,120 @@
+//! CPU backend: interprets the plan, one op at a time. The reference for every kernel.
+
+use std::sync::Arc;
+
+use rustfft::{Fft, FftDirection, FftNum, FftPlanner};
+
+use super::Backend;
+use crate::Result;
+use crate::graph::{Role, Stage, Value};
+use crate::plan::Plan;
+
+/// The element type: f32 to run, f64 to prove gradients by finite differences.
+pub trait Real: FftNum + num_traits::Float + std::iter::Sum + std::ops::AddAssign {
+    /// Nearest value to `x`.
+    fn of(x: f64) -> Self;
+    /// The value in double precision.
+    fn wide(self) -> f64;
+}
+
+impl Real for f32 {
+    fn of(x: f64) -> f32 {
+        x as f32
+    }
+    fn wide(self) -> f64 {
+        self.into()
+    }
+}
+
+impl Real for f64 {
+    fn of(x: f64) -> f64 {
+        x
+    }
+    fn wide(self) -> f64 {
+        self
+    }
+}
+
+/// Sets or adds a share of a gradient.
+#[inline(always)]
+pub fn put<T: Real>(dst: &mut T, accumulate: bool, share: T) {
+    *dst = if accumulate { *dst + share } else { share };
+}
+
+/// The arena of one plan.
+pub struct Mem<T: Real> {
+    data: Vec<T>,
+    plan: Arc<Plan>,
+    fft: FftPlanner<T>,
+}
+
+impl<T: Real> Mem<T> {
+    /// Disjoint slices of `values`, in order. Panics when the plan lets two of them overlap.
+    pub fn get<const N: usize>(&mut self, values: [Value; N]) -> [&mut [T]; N] {
+        let ranges = values.map(|v| self.plan.range(v));
+        self.data.get_disjoint_mut(ranges).expect("buffers of one op are disjoint")
+    }
+
+    /// The transform of length `n`; planned once, then shared.
+    pub fn fft(&mut self, n: usize, direction: FftDirection) -> Arc<dyn Fft<T>> {
+        self.fft.plan_fft(n, direction)
+    }
+}
+
+/// Interprets a plan in precision T.
+pub struct Cpu<T: Real> {
+    plan: Arc<Plan>,
+    mem: Mem<T>,
+}
+
+impl<T: Real> Cpu<T> {
+    /// Allocates the arena. Every buffer starts as NaN, so that a read before a write shows; the
+    /// padding between buffers starts as 0, so that a region can be summed.
+    pub fn new(plan: Plan) -> Cpu<T> {
+        let mut data = vec![T::zero(); plan.arena];
+        for (i, slot) in plan.slots.iter().enumerate() {
+            if !matches!(slot.role, Role::Region) {
+                data[plan.range(Value(i))].fill(T::nan());
+            }
+        }
+        let plan = Arc::new(plan);
+        Cpu { mem: Mem { data, plan: plan.clone(), fft: FftPlanner::new() }, plan }
+    }
+
+    /// The content of `v` in full precision.
+    pub fn get(&mut self, v: Value) -> &[T] {
+        let [slice] = self.mem.get([v]);
+        slice
+    }
+
+    /// Writes `v` in full precision.
+    pub fn set(&mut self, v: Value, host: &[T]) {
+        let [slice] = self.mem.get([v]);
+        slice.copy_from_slice(host);
+    }
+}
+
+impl<T: Real> Backend for Cpu<T> {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn write(&mut self, v: Value, host: &[f32]) -> Result<()> {
+        let [slice] = self.mem.get([v]);
+        assert_eq!(slice.len(), host.len(), "{} has its own length", self.plan.slots[v.0].name);
+        slice.iter_mut().zip(host).for_each(|(d, &h)| *d = T::of(h.into()));
+        Ok(())
+    }
+
+    fn read(&mut self, v: Value) -> Result<Vec<f32>> {
+        Ok(self.get(v).iter().map(|x| x.wide() as f32).collect())
+    }
+
+    fn run(&mut self, stage: Stage) -> Result<()> {
+        let plan = self.plan.clone();
+        for step in plan.stage(stage) {
+            step.op.cpu(&mut self.mem);
+        }
+        Ok(())
+    }
+}

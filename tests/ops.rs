@@ -1,0 +1,9 @@
+//! Every op: f32 against f64, gradients against differences, adjoints as identities.
+
+mod support;
+
+mod ops {
+    mod network;
+    mod optimiser;
+    mod physics;
+}

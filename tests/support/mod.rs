@@ -1,0 +1,166 @@
+//! One harness for every op: all backends agree with f64, the gradient is the slope, and the
+//! backward of a linear op is its adjoint.
+
+use std::collections::HashMap;
+
+use ptycho_gpu::backend::{Backend, cpu::Cpu};
+use ptycho_gpu::graph::{Graph, Role, Stage, Value};
+use ptycho_gpu::plan::Plan;
+use ptycho_gpu::random::{Purpose, Stream};
+
+/// Half the interval of the central difference. Its truncation error is of order H², the rounding
+/// error of order 1e-16 / H: both are far below the 1e-6 that is asked for.
+const H: f64 = 1e-5;
+
+/// Relative error allowed between slope and ⟨∇L, d⟩ in f64.
+const SLOPE: f64 = 1e-6;
+
+/// Relative error allowed in ⟨A x, y⟩ = ⟨x, Aᴴ y⟩ in f64.
+const ADJOINT: f64 = 1e-12;
+
+/// An op under test, with noise in its parameters and inputs.
+pub struct Case {
+    plan: Plan,
+    output: Value,
+    seed: Value,
+    params: Vec<Value>,
+    grads: Vec<Value>,
+    given: HashMap<String, Vec<f64>>,
+    low: f64,
+}
+
+/// `build` appends the op and returns its output. What it makes with `g.param` gets its gradient
+/// checked; everything is filled with noise in [−1, 1) unless the case says otherwise.
+pub fn case(build: impl FnOnce(&mut Graph) -> Value) -> Case {
+    let mut g = Graph::default();
+    let output = build(&mut g);
+    g.keep(output);
+    let shape = g.shape(output).to_vec();
+    let seed = g.input("seed", &shape);
+    g.differentiate(output, seed);
+    let params = g.of_role(Role::Param);
+    let grads =
+        params.iter().map(|&p| g.grad_of(p).expect("output depends on every param")).collect();
+    Case { plan: Plan::new(g), output, seed, params, grads, given: HashMap::new(), low: -1.0 }
+}
+
+impl Case {
+    /// The parameter or input called `name` holds `values`.
+    pub fn with(mut self, name: &str, values: impl Into<Vec<f64>>) -> Case {
+        assert!(self.plan.find(name).is_some(), "the case has a buffer called {name}");
+        self.given.insert(name.into(), values.into());
+        self
+    }
+
+    /// Noise in [0.1, 1.1) instead: for ops that are defined for positive numbers.
+    pub fn positive(mut self) -> Case {
+        self.low = 0.1;
+        self
+    }
+
+    /// Checks that ⟨A x, y⟩ = ⟨x, Aᴴ y⟩ over the parameters, which the output must be linear in
+    /// jointly.
+    pub fn linear(self) -> Case {
+        let mut cpu = Cpu::<f64>::new(self.plan.clone());
+        let out = self.run(&mut cpu, 0.0);
+        let left = dot(&out[0], &self.noise(self.seed));
+        let right: f64 =
+            self.params.iter().zip(&out[1..]).map(|(&p, g)| dot(&self.noise(p), g)).sum();
+        let size = norm(&out[0]) * norm(&self.noise(self.seed));
+        assert!((left - right).abs() <= ADJOINT * size, "⟨Ax, y⟩ {left} ≠ ⟨x, Aᴴy⟩ {right}");
+        self
+    }
+
+    /// Checks f32 against f64 to `tolerance` (relative L2 of the output and of every gradient),
+    /// and the gradients against central differences.
+    pub fn check(self, tolerance: f64) {
+        let mut reference = Cpu::<f64>::new(self.plan.clone());
+        let want = self.run(&mut reference, 0.0);
+        let mut single = Cpu::<f32>::new(self.plan.clone());
+        let got = self.run_f32(&mut single);
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            let error = relative(got, want);
+            let what = if i == 0 { "output" } else { &self.plan.slots[self.grads[i - 1].0].name };
+            assert!(
+                error <= tolerance,
+                "f32 {what}: relative L2 error {error:.1e} > {tolerance:.1e}"
+            );
+        }
+        if self.params.is_empty() {
+            return;
+        }
+        let seed = self.noise(self.seed);
+        let mut loss = |step| dot(&self.run(&mut reference, step)[0], &seed);
+        let slope = (loss(H) - loss(-H)) / (2.0 * H);
+        let gradients = self.params.iter().zip(&want[1..]);
+        let expected: f64 = gradients.map(|(&p, g)| dot(g, &self.direction(p))).sum();
+        let scale = slope.abs().max(expected.abs());
+        assert!((slope - expected).abs() <= SLOPE * scale, "slope {slope} ≠ ⟨∇L, d⟩ {expected}");
+    }
+
+    /// The output and every gradient, with the parameters moved by `step` along `direction`.
+    fn run(&self, cpu: &mut Cpu<f64>, step: f64) -> Vec<Vec<f64>> {
+        for v in self.filled() {
+            let mut x = self.noise(v);
+            if self.params.contains(&v) && step != 0.0 {
+                x.iter_mut().zip(self.direction(v)).for_each(|(x, d)| *x += step * d);
+            }
+            cpu.set(v, &x);
+        }
+        for stage in [Stage::Forward, Stage::Backward] {
+            cpu.run(stage).unwrap();
+        }
+        self.read().map(|v| cpu.get(v).to_vec()).collect()
+    }
+
+    fn run_f32(&self, cpu: &mut Cpu<f32>) -> Vec<Vec<f64>> {
+        for v in self.filled() {
+            let x: Vec<f32> = self.noise(v).iter().map(|&x| x as f32).collect();
+            cpu.set(v, &x);
+        }
+        for stage in [Stage::Forward, Stage::Backward] {
+            cpu.run(stage).unwrap();
+        }
+        self.read().map(|v| cpu.get(v).iter().map(|&x| x.into()).collect()).collect()
+    }
+
+    fn read(&self) -> impl Iterator<Item = Value> {
+        std::iter::once(self.output).chain(self.grads.iter().copied())
+    }
+
+    fn filled(&self) -> Vec<Value> {
+        let roles = [Role::Param, Role::Input, Role::State];
+        roles.iter().flat_map(|&r| self.plan.of_role(r)).map(|(v, _)| v).collect()
+    }
+
+    /// What fills `v`: exactly representable in f32, the same on every machine.
+    fn noise(&self, v: Value) -> Vec<f64> {
+        let slot = &self.plan.slots[v.0];
+        if let Some(given) = self.given.get(&slot.name) {
+            assert_eq!(given.len(), slot.len(), "values for {}", slot.name);
+            return given.iter().map(|&x| f64::from(x as f32)).collect();
+        }
+        let mut stream = Stream::new(1, Purpose::Noise, v.0 as u32);
+        let (low, width) = (self.low, if self.low < 0.0 { 2.0 } else { 1.0 });
+        (0..slot.len()).map(|_| f64::from((low + width * stream.uniform()) as f32)).collect()
+    }
+
+    fn direction(&self, v: Value) -> Vec<f64> {
+        let mut stream = Stream::new(2, Purpose::Noise, v.0 as u32);
+        (0..self.plan.slots[v.0].len()).map(|_| stream.uniform() - 0.5).collect()
+    }
+}
+
+pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+pub fn norm(a: &[f64]) -> f64 {
+    dot(a, a).sqrt()
+}
+
+/// ‖got − want‖ / ‖want‖.
+pub fn relative(got: &[f64], want: &[f64]) -> f64 {
+    let off: Vec<f64> = got.iter().zip(want).map(|(g, w)| g - w).collect();
+    if norm(want) == 0.0 { norm(&off) } else { norm(&off) / norm(want) }
+}
