@@ -1,12 +1,13 @@
 //! CPU backend: interprets the plan, one op at a time. The reference for every kernel.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rustfft::{Fft, FftDirection, FftNum, FftPlanner};
 
 use super::Backend;
 use crate::Result;
 use crate::graph::{Role, Stage, Value};
+use crate::ops::conv2d::{Kernels, kernels_f32, kernels_portable};
 use crate::plan::Plan;
 
 /// The element type: f32 to run, f64 to prove gradients by finite differences.
@@ -15,6 +16,8 @@ pub trait Real: FftNum + num_traits::Float + std::iter::Sum + std::ops::AddAssig
     fn of(x: f64) -> Self;
     /// The value in double precision.
     fn wide(self) -> f64;
+    /// The inner loops of the convolution on this machine.
+    fn convolution() -> &'static Kernels<Self>;
 }
 
 impl Real for f32 {
@@ -24,6 +27,10 @@ impl Real for f32 {
     fn wide(self) -> f64 {
         self.into()
     }
+    fn convolution() -> &'static Kernels<f32> {
+        static BEST: LazyLock<Kernels<f32>> = LazyLock::new(kernels_f32);
+        &BEST
+    }
 }
 
 impl Real for f64 {
@@ -32,6 +39,10 @@ impl Real for f64 {
     }
     fn wide(self) -> f64 {
         self
+    }
+    fn convolution() -> &'static Kernels<f64> {
+        const PORTABLE: &Kernels<f64> = &kernels_portable();
+        PORTABLE
     }
 }
 

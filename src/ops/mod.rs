@@ -5,6 +5,7 @@ use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
 
+pub mod conv2d;
 pub mod intensity;
 pub mod polar;
 
@@ -73,6 +74,7 @@ macro_rules! ops {
 }
 
 ops! {
+    conv2d: Conv2d Conv2dBackward;
     intensity: Intensity IntensityBackward;
     polar: Polar PolarBackward;
 }

@@ -1,0 +1,224 @@
+//! The convolution on the CPU: direct, on padded planes, in register tiles of 4 output channels by
+//! 3 vectors of 8 pixels.
+//!
+//! The work is split over samples and output channels, never over a sum, so that any number of
+//! threads gives the same bits. Sums run over input channels, then filter taps; those of the
+//! weight gradient over samples and rows in 8 lanes that are added at the end.
+
+use rayon::prelude::*;
+
+use super::layout::{
+    LANES, OUTPUTS, pack, pack_turned, packed_len, pad, pad_where_positive, padded_len,
+};
+use super::simd::{Rows, TILE, VECTORS};
+use super::{Conv2d, Conv2dBackward, Sizes};
+use crate::backend::cpu::{Mem, Real, put};
+use crate::graph::Grad;
+
+/// Pixels per block of rows in the weight gradient: four gradient planes of this many f32 fit the
+/// first-level cache.
+const BLOCK_PIXELS: usize = 1024;
+
+/// Input channels per task of the weight gradient.
+const TASK_INPUTS: usize = 8;
+
+pub fn forward<T: Real>(op: &Conv2d, mem: &mut Mem<T>) {
+    let Sizes { inputs, outputs, .. } = op.sizes;
+    let [x, weight, y, workspace] = mem.get([op.x, op.weight, op.y, op.workspace]);
+    let (padded, packed) = workspace.split_at_mut(padded_len(&op.sizes, inputs));
+    pad(&op.sizes, x, padded);
+    pack(outputs, inputs, op.sizes.taps(), weight, packed);
+    correlate(&op.sizes, inputs, outputs, padded, packed, y, false);
+    finish(op, mem);
+}
+
+/// Adds the bias and applies the ReLU.
+fn finish<T: Real>(op: &Conv2d, mem: &mut Mem<T>) {
+    if let Some(bias) = op.bias {
+        let [bias, y] = mem.get([bias, op.y]);
+        let (bias, outputs) = (&*bias, op.sizes.outputs);
+        y.par_chunks_mut(op.sizes.pixels()).enumerate().for_each(|(plane, y)| {
+            let bias = bias[plane % outputs];
+            if op.relu {
+                y.iter_mut().for_each(|y| *y = (*y + bias).max(T::zero()));
+            } else {
+                y.iter_mut().for_each(|y| *y += bias);
+            }
+        });
+    } else if op.relu {
+        let [y] = mem.get([op.y]);
+        y.par_iter_mut().for_each(|y| *y = y.max(T::zero()));
+    }
+}
+
+/// `y[b,o] (+)= Σ_i W[o,i] ⋆ x[b,i]` on padded planes x and packed weights W.
+fn correlate<T: Real>(
+    sizes: &Sizes,
+    inputs: usize,
+    outputs: usize,
+    padded: &[T],
+    packed: &[T],
+    y: &mut [T],
+    accumulate: bool,
+) {
+    let (n, taps) = (sizes.pixels(), tap_offsets(sizes));
+    let sample_len = inputs * sizes.plane();
+    let block_len = inputs * taps.len() * OUTPUTS;
+    let tasks = y.par_chunks_mut(outputs * n).enumerate().flat_map(|(b, y)| {
+        let x = &padded[b * sample_len..][..sample_len];
+        let blocks = y.par_chunks_mut(OUTPUTS * n).zip(packed.par_chunks(block_len));
+        blocks.map(move |(y, w)| (x, w, y))
+    });
+    tasks.for_each(|(x, w, y)| correlate_block(sizes, &taps, x, w, y, accumulate));
+}
+
+/// All pixels of up to four output channels of one sample.
+fn correlate_block<T: Real>(
+    sizes: &Sizes,
+    taps: &[usize],
+    x: &[T],
+    w: &[T],
+    y: &mut [T],
+    accumulate: bool,
+) {
+    let kernels = T::convolution();
+    let per_row = sizes.vectors_per_row();
+    let vectors = sizes.height * per_row;
+    let mut tile = [T::zero(); TILE];
+    for first in (0..vectors).step_by(VECTORS) {
+        // A tile that would reach past the last vector computes it again and stores it once.
+        let place = |v: usize| {
+            let v = (first + v).min(vectors - 1);
+            (v / per_row, v % per_row * LANES)
+        };
+        let places: [_; VECTORS] = std::array::from_fn(place);
+        let offsets = places.map(|(row, column)| row * sizes.stride() + column);
+        (kernels.tile)(x, sizes.plane(), &offsets, taps, w, &mut tile);
+        for (v, &(row, column)) in places.iter().enumerate().take(vectors - first) {
+            let valid = LANES.min(sizes.width - column);
+            for (o, y) in y.chunks_exact_mut(sizes.pixels()).enumerate() {
+                let from = &tile[(o * VECTORS + v) * LANES..][..valid];
+                let to = &mut y[row * sizes.width + column..][..valid];
+                to.iter_mut().zip(from).for_each(|(y, &t)| put(y, accumulate, t));
+            }
+        }
+    }
+}
+
+/// Distance of each tap from the first pixel of a padded plane.
+fn tap_offsets(sizes: &Sizes) -> Vec<usize> {
+    (0..sizes.taps()).map(|t| t / sizes.side * sizes.stride() + t % sizes.side).collect()
+}
+
+pub fn backward<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>) {
+    pad_gradient(op, mem);
+    if let Some(dx) = op.dx {
+        input_gradient(op, mem, dx);
+    }
+    if let Some(dweight) = op.dweight {
+        weight_gradient(op, mem, dweight);
+    }
+    if let Some(dbias) = op.dbias {
+        bias_gradient(op, mem, dbias);
+    }
+}
+
+/// The workspace in parts: padded gradient, padded input, packed weights or partial sums.
+fn parts<'a, T>(op: &Conv2dBackward, workspace: &'a mut [T]) -> [&'a mut [T]; 3] {
+    let Sizes { inputs, outputs, .. } = op.forward.sizes;
+    let (dz, rest) = workspace.split_at_mut(padded_len(&op.forward.sizes, outputs));
+    let (x, rest) = rest.split_at_mut(padded_len(&op.forward.sizes, inputs));
+    [dz, x, rest]
+}
+
+fn pad_gradient<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>) {
+    let [dy, y, workspace] = mem.get([op.dy, op.forward.y, op.workspace]);
+    let [dz, _, _] = parts(op, workspace);
+    if op.forward.relu {
+        pad_where_positive(&op.forward.sizes, dy, y, dz);
+    } else {
+        pad(&op.forward.sizes, dy, dz);
+    }
+}
+
+fn input_gradient<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>, d: Grad) {
+    let sizes = op.forward.sizes;
+    let Sizes { inputs, outputs, side, .. } = sizes;
+    let [weight, dx, workspace] = mem.get([op.forward.weight, d.value, op.workspace]);
+    let [dz, _, rest] = parts(op, workspace);
+    let packed = &mut rest[..packed_len(inputs, outputs, side)];
+    pack_turned(outputs, inputs, sizes.taps(), weight, packed);
+    correlate(&sizes, outputs, inputs, dz, packed, dx, d.accumulate);
+}
+
+fn weight_gradient<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>, d: Grad) {
+    let sizes = op.forward.sizes;
+    let Sizes { inputs, outputs, side, .. } = sizes;
+    let [x, dweight, workspace] = mem.get([op.forward.x, d.value, op.workspace]);
+    let [dz, padded, rest] = parts(op, workspace);
+    pad(&sizes, x, padded);
+    let (taps, dz, padded) = (sizes.taps(), &*dz, &*padded);
+    // [⌈O/4⌉][I][k·k][4], as packed weights.
+    let sums = &mut rest[..packed_len(outputs, inputs, side)];
+    let tasks =
+        sums.par_chunks_mut(inputs * taps * OUTPUTS).enumerate().flat_map(|(block, sums)| {
+            let groups = sums.par_chunks_mut(TASK_INPUTS * taps * OUTPUTS).enumerate();
+            groups.map(move |(group, sums)| (block * OUTPUTS, group * TASK_INPUTS, sums))
+        });
+    tasks.for_each(|(o, i, sums)| weight_sums(&sizes, dz, padded, o, i, sums));
+    let sums = &*sums;
+    dweight.par_chunks_mut(inputs * taps).enumerate().for_each(|(o, dweight)| {
+        let block = &sums[o / OUTPUTS * inputs * taps * OUTPUTS..];
+        for (at, dweight) in dweight.iter_mut().enumerate() {
+            put(dweight, d.accumulate, block[at * OUTPUTS + o % OUTPUTS]);
+        }
+    });
+}
+
+/// Sums of four output channels from `o` and of the input channels from `i` that `sums` holds.
+fn weight_sums<T: Real>(sizes: &Sizes, dz: &[T], x: &[T], o: usize, i: usize, sums: &mut [T]) {
+    let (side, plane, stride) = (sizes.side, sizes.plane(), sizes.stride());
+    let group = sums.len() / (sizes.taps() * OUTPUTS);
+    let lane_sums = side * OUTPUTS * LANES;
+    let mut lanes = vec![T::zero(); group * side * lane_sums];
+    let places: Vec<(usize, usize)> = (0..sizes.batch * sizes.height)
+        .map(|line| {
+            let (b, row) = (line / sizes.height, line % sizes.height);
+            let gradient = b * sizes.outputs * plane + (row + sizes.pad()) * stride + sizes.pad();
+            (gradient, b * sizes.inputs * plane + row * stride)
+        })
+        .collect();
+    // Channels past the last one repeat it; their sums are not read.
+    let channels: [usize; OUTPUTS] =
+        std::array::from_fn(|c| (o + c).min(sizes.outputs - 1) * plane);
+    for places in places.chunks((BLOCK_PIXELS / sizes.width).max(1)) {
+        for (line, lanes) in lanes.chunks_exact_mut(lane_sums).enumerate() {
+            let (c, u) = (line / side, line % side);
+            let rows = Rows {
+                dz,
+                channels,
+                x: &x[(i + c) * plane + u * stride..],
+                places,
+                vectors: sizes.vectors_per_row(),
+            };
+            (T::convolution().weight_rows)(side, &rows, lanes);
+        }
+    }
+    // Lanes are [i][u][v][4][8]; sums are [i][u][v][4].
+    for (sum, lanes) in sums.iter_mut().zip(lanes.chunks_exact(LANES)) {
+        *sum = lanes.iter().copied().sum();
+    }
+}
+
+fn bias_gradient<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>, d: Grad) {
+    let Sizes { batch, outputs, .. } = op.forward.sizes;
+    let plane = op.forward.sizes.plane();
+    let [dbias, workspace]: [&mut [T]; 2] = mem.get([d.value, op.workspace]);
+    let [dz, _, _] = parts(op, workspace);
+    let dz = &*dz;
+    dbias.par_iter_mut().enumerate().for_each(|(o, dbias)| {
+        let planes = (0..batch).map(|b| &dz[(b * outputs + o) * plane..][..plane]);
+        let sum: f64 = planes.flatten().map(|z| z.wide()).sum();
+        put(dbias, d.accumulate, T::of(sum));
+    });
+}

@@ -1,0 +1,115 @@
+//! Two-dimensional convolution with bias and optional ReLU.
+//!
+//! y[b,o,r,c] = f( β[o] + Σ_{i,u,v} W[o,i,u,v] · x[b,i,r+u−k/2,c+v−k/2] ),  f = ReLU or identity,
+//! x = 0 outside the image. With z̄ = ȳ·1[y > 0] under ReLU and z̄ = ȳ otherwise:
+//! x̄ is the convolution of z̄ with W transposed and turned by 180°, W̄[o,i,u,v] = Σ_{b,r,c}
+//! z̄[b,o,r,c] · x[b,i,r+u−k/2,c+v−k/2], and β̄[o] = Σ_{b,r,c} z̄[b,o,r,c].
+//! Kernel twin: `kernels/conv2d.cu`.
+//!
+//! This file is the op; `layout` says how planes are padded and weights packed, `cpu` runs it,
+//! `simd` holds the inner loops.
+
+mod cpu;
+mod layout;
+mod simd;
+
+pub use simd::{Kernels, kernels_f32, kernels_portable};
+
+use super::Operation;
+use crate::backend::cpu::{Mem, Real};
+use crate::graph::{Grad, Graph, Value};
+use layout::{packed_len, padded_len};
+
+/// Sizes of one convolution.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub batch: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub height: usize,
+    pub width: usize,
+    /// Side of the odd square filter.
+    pub side: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Conv2d {
+    x: Value,
+    weight: Value,
+    bias: Option<Value>,
+    y: Value,
+    /// Padded input and packed weights.
+    workspace: Value,
+    relu: bool,
+    sizes: Sizes,
+}
+
+#[derive(Clone, Debug)]
+pub struct Conv2dBackward {
+    forward: Conv2d,
+    dy: Value,
+    dx: Option<Grad>,
+    dweight: Option<Grad>,
+    dbias: Option<Grad>,
+    /// Padded output gradient, padded input, packed weights, partial sums.
+    workspace: Value,
+}
+
+/// [B, I, H, W] ∗ [O, I, k, k] (k odd) + [O] → [B, O, H, W], same size, with ReLU if `relu`.
+pub fn conv2d(g: &mut Graph, x: Value, weight: Value, bias: Option<Value>, relu: bool) -> Value {
+    let [batch, inputs, height, width] = g.dims(x);
+    let [outputs, weight_inputs, side, columns] = g.dims(weight);
+    assert!(
+        weight_inputs == inputs && side == columns && side % 2 == 1,
+        "odd square filters of the input's channels"
+    );
+    let sizes = Sizes { batch, inputs, outputs, height, width, side };
+    let name = format!("{} output", g.name(weight).trim_end_matches(".weight"));
+    let y = g.work(&name, &[batch, outputs, height, width]);
+    let len = padded_len(&sizes, inputs) + packed_len(outputs, inputs, side);
+    let workspace = g.work("padded input and packed weights", &[len]);
+    g.push(Conv2d { x, weight, bias, y, workspace, relu, sizes });
+    y
+}
+
+impl Operation for Conv2d {
+    fn reads(&self) -> Vec<Value> {
+        [self.x, self.weight].into_iter().chain(self.bias).collect()
+    }
+
+    fn writes(&self) -> Vec<Value> {
+        vec![self.y, self.workspace]
+    }
+
+    fn backward(&self, g: &mut Graph) {
+        let Some(dy) = g.grad_of(self.y) else { return };
+        let (dx, dweight) = (g.grad_into(self.x), g.grad_into(self.weight));
+        let dbias = self.bias.and_then(|b| g.grad_into(b));
+        let Sizes { inputs, outputs, side, .. } = self.sizes;
+        let len = padded_len(&self.sizes, outputs)
+            + padded_len(&self.sizes, inputs)
+            + 2 * packed_len(inputs, outputs, side).max(packed_len(outputs, inputs, side));
+        let workspace = g.work("padded gradient and input, partial sums", &[len]);
+        g.push(Conv2dBackward { forward: self.clone(), dy, dx, dweight, dbias, workspace });
+    }
+
+    fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
+        cpu::forward(self, mem);
+    }
+}
+
+impl Operation for Conv2dBackward {
+    fn reads(&self) -> Vec<Value> {
+        let Conv2d { x, weight, y, .. } = self.forward;
+        vec![x, weight, y, self.dy]
+    }
+
+    fn writes(&self) -> Vec<Value> {
+        let grads = [self.dx, self.dweight, self.dbias].into_iter().flatten();
+        grads.map(|d| d.value).chain([self.workspace]).collect()
+    }
+
+    fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
+        cpu::backward(self, mem);
+    }
+}
