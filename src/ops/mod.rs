@@ -5,9 +5,14 @@ use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
 
+pub mod accumulate;
+pub mod adam;
+pub mod clip;
 pub mod conv2d;
+pub mod global_norm;
 pub mod intensity;
 pub mod polar;
+pub mod sgd;
 
 /// What an op can do. Implemented by each op's struct; [`Op`] collects them.
 pub trait Operation: Clone + std::fmt::Debug {
@@ -74,7 +79,12 @@ macro_rules! ops {
 }
 
 ops! {
+    accumulate: Accumulate;
+    adam: Adam;
+    clip: Clip;
     conv2d: Conv2d Conv2dBackward;
+    global_norm: GlobalNorm;
     intensity: Intensity IntensityBackward;
     polar: Polar PolarBackward;
+    sgd: Sgd;
 }

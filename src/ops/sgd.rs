@@ -1,0 +1,46 @@
+//! One step of stochastic gradient descent with Nesterov momentum over a flat region.
+//!
+//! g ← g + λ p,  m ← μ m + g,  p ← p − η (g + μ m); without momentum p ← p − η g.
+//! Kernel twin: `kernels/sgd.cu`.
+
+use rayon::prelude::*;
+
+use super::Operation;
+use crate::backend::cpu::{Mem, Real};
+use crate::graph::{Graph, Value};
+
+#[derive(Clone, Debug)]
+pub struct Sgd {
+    regions: [Value; 3],
+    control: Value,
+    momentum: f64,
+    weight_decay: f64,
+}
+
+/// Flat regions p, g, m; `control` holds [η, …].
+pub fn sgd(g: &mut Graph, regions: [Value; 3], control: Value, momentum: f64, weight_decay: f64) {
+    g.push(Sgd { regions, control, momentum, weight_decay });
+}
+
+impl Operation for Sgd {
+    fn reads(&self) -> Vec<Value> {
+        self.regions.into_iter().chain([self.control]).collect()
+    }
+
+    fn writes(&self) -> Vec<Value> {
+        let [p, _, m] = self.regions;
+        vec![p, m]
+    }
+
+    fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
+        let [p, g, m] = self.regions;
+        let [p, g, m, control] = mem.get([p, g, m, self.control]);
+        let rate = control[0];
+        let [momentum, decay] = [self.momentum, self.weight_decay].map(T::of);
+        p.par_iter_mut().zip(g).zip(m).with_min_len(1 << 14).for_each(|((p, g), m)| {
+            let g = *g + decay * *p;
+            *m = momentum * *m + g;
+            *p = *p - rate * (g + momentum * *m);
+        });
+    }
+}
