@@ -1,10 +1,238 @@
 //! `ptycho-gpu train`.
 
-use crate::Result;
+use std::path::PathBuf;
 
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+use serde::Serialize;
 
-pub fn run(_args: Args) -> Result<()> {
+use crate::config::{
+    self, AmpActivation, ClipAlgorithm, DatasetFacts, Device, FrameOrder, Head, InputDomain, Loss,
+    MergeWeights, Mode, Optimiser, Resume, Schedule,
+};
+use crate::{Error, Result};
+
+/// Every option is optional, so that what was given can be told from what was not: a value comes
+/// from the flag, else from `--config`, else from the data set, else from the default. The field
+/// names are those of the configuration.
+#[derive(Clone, Debug, Default, clap::Args, Serialize)]
+#[command(allow_negative_numbers = true)]
+pub struct Args {
+    /// TOML file of options, named as the flags; flags win. Paths in it are relative to the
+    /// working directory
+    #[arg(long, value_name = "FILE.toml")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Scan to learn from; several are learned together
+    #[arg(long, num_args = 1.., value_name = "SCAN.npz", help_heading = "Data")]
+    pub train_data_file: Option<Vec<PathBuf>>,
+    /// Scan to validate on
+    #[arg(long, value_name = "SCAN.npz", help_heading = "Data")]
+    pub test_data_file: Option<PathBuf>,
+    /// Fraction of the groups held out for validation where there is no test file [default: 0]
+    #[arg(long, value_name = "FRACTION", help_heading = "Data")]
+    pub validation_split: Option<f64>,
+    /// Groups per epoch [default: all]
+    #[arg(long, visible_alias = "n-groups", value_name = "GROUPS", help_heading = "Data")]
+    pub n_images: Option<usize>,
+    /// Nearest neighbours that a group is drawn from [default: 6, or 8 for gridsize 3]
+    #[arg(long, value_name = "PATTERNS", help_heading = "Data")]
+    pub neighbor_count: Option<usize>,
+    /// Mean photons per pattern of data that are not in counts [default: the file's, else 1e9]
+    #[arg(long, visible_alias = "n-photons", value_name = "PHOTONS", help_heading = "Data")]
+    pub nphotons: Option<f64>,
+    /// What the numbers in the file are [default: auto]
+    #[arg(long, ignore_case = true, help_heading = "Data")]
+    pub input_domain: Option<InputDomain>,
+    /// Which axis of the pattern array counts the frames [default: auto]
+    #[arg(long, ignore_case = true, help_heading = "Data")]
+    pub order: Option<FrameOrder>,
+
+    /// A group is the square of this many neighbouring patterns: 1, 2 or 3 [default: 1]
+    #[arg(long, value_name = "G", help_heading = "Network")]
+    pub gridsize: Option<usize>,
+    /// Factor on the channels of every layer [default: 2]
+    #[arg(long, value_name = "S", help_heading = "Network")]
+    pub n_filters_scale: Option<usize>,
+    /// How the centre and the border of a patch are put together [default: joint]
+    #[arg(long, ignore_case = true, help_heading = "Network")]
+    pub head: Option<Head>,
+    /// What makes an amplitude of the last layer's numbers [default: softplus]
+    #[arg(long, ignore_case = true, help_heading = "Network")]
+    pub amp_activation: Option<AmpActivation>,
+    /// Attention in the encoder [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", help_heading = "Network")]
+    pub cbam_encoder: Option<bool>,
+    /// Batch normalisation after the convolutions [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", help_heading = "Network")]
+    pub batch_norm: Option<bool>,
+    /// Weights of the patches of a group where they overlap [default: probe]
+    #[arg(long, ignore_case = true, help_heading = "Network")]
+    pub merge_weights: Option<MergeWeights>,
+
+    /// Distance between measured and predicted pattern [default: poisson]
+    #[arg(long, visible_alias = "torch-loss-mode", ignore_case = true, help_heading = "Loss")]
+    pub loss: Option<Loss>,
+    /// Learn from the patterns alone, or from the true patches in the scan [default:
+    /// unsupervised]
+    #[arg(long, ignore_case = true, help_heading = "Loss")]
+    pub mode: Option<Mode>,
+    /// Weight of the total variation of the amplitude [default: 0]
+    #[arg(long, value_name = "WEIGHT", help_heading = "Loss")]
+    pub tv_amplitude: Option<f64>,
+    /// Weight of the total variation of the phase [default: 0]
+    #[arg(long, value_name = "WEIGHT", help_heading = "Loss")]
+    pub tv_phase: Option<f64>,
+    /// Weight of the mean deviation of the amplitude [default: 0]
+    #[arg(long, value_name = "WEIGHT", help_heading = "Loss")]
+    pub md_amplitude: Option<f64>,
+    /// Weight of the mean deviation of the phase [default: 0]
+    #[arg(long, value_name = "WEIGHT", help_heading = "Loss")]
+    pub md_phase: Option<f64>,
+    /// Photons per pixel added to every prediction, for dark pixels [default: 1e-6]
+    #[arg(long, value_name = "PHOTONS", help_heading = "Loss")]
+    pub epsilon_photons: Option<f64>,
+
+    /// Rule that turns a gradient into a step [default: adam]
+    #[arg(long, visible_alias = "optimiser", ignore_case = true, help_heading = "Optimiser")]
+    pub optimizer: Option<Optimiser>,
+    /// Learning rate before the schedule [default: 1e-3]
+    #[arg(long, value_name = "RATE", help_heading = "Optimiser")]
+    pub learning_rate: Option<f64>,
+    /// Decay of Adam's first moment [default: 0.9]
+    #[arg(long, value_name = "BETA", help_heading = "Optimiser")]
+    pub adam_beta1: Option<f64>,
+    /// Decay of Adam's second moment [default: 0.999]
+    #[arg(long, value_name = "BETA", help_heading = "Optimiser")]
+    pub adam_beta2: Option<f64>,
+    /// Added to the root of Adam's second moment [default: 1e-8]
+    #[arg(long, value_name = "EPSILON", help_heading = "Optimiser")]
+    pub adam_epsilon: Option<f64>,
+    /// Nesterov momentum of SGD [default: 0.9]
+    #[arg(long, value_name = "MOMENTUM", help_heading = "Optimiser")]
+    pub momentum: Option<f64>,
+    /// L2 penalty (adam, sgd) or decoupled decay (adamw) of the weights [default: 0]
+    #[arg(long, value_name = "DECAY", help_heading = "Optimiser")]
+    pub weight_decay: Option<f64>,
+    /// The learning rate over the epochs [default: constant]
+    #[arg(long, visible_alias = "scheduler", ignore_case = true, help_heading = "Optimiser")]
+    pub schedule: Option<Schedule>,
+    /// Exponential schedule: factor per epoch [default: 0.95]
+    #[arg(long, value_name = "FACTOR", help_heading = "Optimiser")]
+    pub exponential_decay: Option<f64>,
+    /// Cosine schedule: epochs of linear warm-up [default: 0]
+    #[arg(
+        long,
+        visible_alias = "lr-warmup-epochs",
+        value_name = "EPOCHS",
+        help_heading = "Optimiser"
+    )]
+    pub warmup_epochs: Option<usize>,
+    /// Cosine schedule: last learning rate over the first [default: 0.1]
+    #[arg(long, value_name = "RATIO", help_heading = "Optimiser")]
+    pub lr_min_ratio: Option<f64>,
+    /// Plateau schedule: factor on the learning rate [default: 0.5]
+    #[arg(long, value_name = "FACTOR", help_heading = "Optimiser")]
+    pub plateau_factor: Option<f64>,
+    /// Plateau schedule: epochs without progress that are let pass [default: 2]
+    #[arg(long, value_name = "EPOCHS", help_heading = "Optimiser")]
+    pub plateau_patience: Option<usize>,
+    /// Plateau schedule: lowest learning rate [default: 5e-5]
+    #[arg(long, value_name = "RATE", help_heading = "Optimiser")]
+    pub plateau_min_lr: Option<f64>,
+    /// Plateau schedule: relative fall of the loss that counts as progress [default: 0]
+    #[arg(long, value_name = "FRACTION", help_heading = "Optimiser")]
+    pub plateau_threshold: Option<f64>,
+    /// Limit on the gradient [default: none]
+    #[arg(long, value_name = "LIMIT", help_heading = "Optimiser")]
+    pub gradient_clip_val: Option<f64>,
+    /// What the limit applies to [default: norm]
+    #[arg(long, ignore_case = true, help_heading = "Optimiser")]
+    pub gradient_clip_algorithm: Option<ClipAlgorithm>,
+    /// Batches whose mean gradient makes one step [default: 1]
+    #[arg(long, value_name = "BATCHES", help_heading = "Optimiser")]
+    pub accumulate_grad_batches: Option<usize>,
+    /// Learn the probe together with the object [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", help_heading = "Optimiser")]
+    pub probe_trainable: Option<bool>,
+    /// Learning rate of the probe, in units of its rms amplitude [default: 1e-2]
+    #[arg(long, value_name = "RATE", help_heading = "Optimiser")]
+    pub probe_learning_rate: Option<f64>,
+
+    /// Folder for checkpoints, history, run.json and log
+    #[arg(long, value_name = "FOLDER", help_heading = "Run")]
+    pub output_dir: Option<PathBuf>,
+    /// Passes over the groups [default: 50]
+    #[arg(long, value_name = "EPOCHS", help_heading = "Run")]
+    pub max_epochs: Option<usize>,
+    /// Groups per step [default: 16]
+    #[arg(long, value_name = "GROUPS", help_heading = "Run")]
+    pub batch_size: Option<usize>,
+    /// Governs selection, grouping, first weights, shuffling and noise [default: 0]
+    #[arg(long, value_name = "SEED", help_heading = "Run")]
+    pub seed: Option<u64>,
+    /// auto, cpu, cuda or cuda:INDEX [default: auto]
+    #[arg(long, visible_alias = "accelerator", value_name = "DEVICE", help_heading = "Run")]
+    pub device: Option<Device>,
+    /// Stop after this many epochs without a better loss [default: never]
+    #[arg(long, value_name = "EPOCHS", help_heading = "Run")]
+    pub early_stop_patience: Option<usize>,
+    /// Go on with an interrupted training: `auto`, a checkpoint or a run folder
+    #[arg(long, value_name = "auto|PATH", help_heading = "Run",
+          value_parser = |text: &str| Ok::<Resume, String>(Resume::from(text.to_string())))]
+    pub resume: Option<Resume>,
+    /// Fail when the reconstruction has collapsed [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", help_heading = "Run")]
+    pub strict: Option<bool>,
+    /// End with one line of JSON on stdout [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", help_heading = "Run")]
+    pub json: Option<bool>,
+    /// Only warnings and errors on stderr [default: false]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", help_heading = "Run")]
+    pub quiet: Option<bool>,
+
+    #[command(flatten)]
+    #[serde(skip)]
+    pub compat: Compat,
+}
+
+/// Flags that scripts written for other programs carry, and that change nothing here.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Compat {
+    /// Accepted: nothing is ever sent to a tracking server
+    #[arg(long, help_heading = "Accepted without effect")]
+    pub disable_mlflow: bool,
+    /// Accepted: results are always the same for the same seed
+    #[arg(long, overrides_with = "no_deterministic", help_heading = "Accepted without effect")]
+    pub deterministic: bool,
+    /// Accepted: results are the same for the same seed all the same
+    #[arg(long, help_heading = "Accepted without effect")]
+    pub no_deterministic: bool,
+}
+
+impl Compat {
+    /// What to tell the person who gave such a flag.
+    pub fn notes(&self) -> Vec<&'static str> {
+        let notes = [
+            (self.disable_mlflow, "--disable-mlflow has no effect: there is no tracking server"),
+            (self.deterministic, "--deterministic has no effect: every run is deterministic"),
+            (self.no_deterministic, "--no-deterministic has no effect: every run is deterministic"),
+        ];
+        notes.into_iter().filter(|(given, _)| *given).map(|(_, note)| note).collect()
+    }
+}
+
+/// Prints the configuration that the flags give.
+pub fn run(args: Args) -> Result<()> {
+    let n = config::draft(&args)?.config.model.n;
+    let resolved = config::resolve(&args, &DatasetFacts { n, nphotons: None, labels: true })?;
+    let text = serde_json::to_string_pretty(&resolved)
+        .map_err(|error| Error::Run(format!("cannot print the configuration: {error}")))?;
+    println!("{text}");
     Ok(())
 }

@@ -1,1 +1,48 @@
-//! Being written.
+//! What a run leaves behind: pictures, history, record, log.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Writes `bytes` to `path` so that the file is either whole or not there: a temporary file in
+/// the same folder, fsync, rename, fsync of the folder. A failure removes the temporary file.
+pub fn atomic_write(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    let path = path.as_ref();
+    let temporary = Temporary(temporary_beside(path)?);
+    let mut file = File::create(&temporary.0).map_err(Error::io("write", path))?;
+    file.write_all(bytes).map_err(Error::io("write", path))?;
+    file.sync_all().map_err(Error::io("write", path))?;
+    drop(file);
+    fs::rename(&temporary.0, path).map_err(Error::io("write", path))?;
+    sync_folder(path)
+}
+
+/// `dir/name` → `dir/.name.PID.part`: another process that writes the same file does no harm.
+fn temporary_beside(path: &Path) -> Result<PathBuf> {
+    let Some(name) = path.file_name() else {
+        return Err(Error::Config(format!("{} is no name for a file", path.display())));
+    };
+    let name = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
+    Ok(path.with_file_name(name))
+}
+
+/// A rename is safe from a power cut only when the folder is on disk too.
+fn sync_folder(path: &Path) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let folder_file = File::open(folder).map_err(Error::io("read", folder))?;
+    folder_file.sync_all().map_err(Error::io("write", folder))
+}
+
+/// Removes the file when dropped. After the rename there is nothing left to remove.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,255 @@
+//! The closed sets that options choose from. Written in snake_case in files and on the command
+//! line; names that other programs of the field use are understood on the command line too.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// How the decoder's two paths become one patch: path 1 fills the centre, path 2 all of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Head {
+    /// The paths are added before one activation: the whole patch stays in range.
+    #[default]
+    Joint,
+    /// Each path has its activation; path 2 is added everywhere.
+    Full,
+    /// Each path has its activation; path 2 is added on the border alone.
+    Border,
+}
+
+/// From the last layer's number x to an amplitude.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum AmpActivation {
+    /// softplus(x + ln(e − 1)): always positive, 1 at x = 0.
+    #[default]
+    Softplus,
+    /// x · sigmoid(x): may become negative.
+    #[value(alias = "swish")]
+    Silu,
+    /// Between 0 and 1.
+    Sigmoid,
+}
+
+/// Weight of a patch's pixels where the patches of a group overlap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum MergeWeights {
+    /// The intensity of the probe.
+    #[default]
+    Probe,
+    /// 1 in the central half, 0 outside.
+    #[value(alias = "central_mask")]
+    Central,
+}
+
+/// Distance between a measured and a predicted pattern.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Loss {
+    /// Negative log-likelihood of the photon counts.
+    #[default]
+    Poisson,
+    /// Mean absolute error of the amplitudes.
+    Mae,
+}
+
+/// What the network learns from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Mode {
+    /// The measured patterns, through the physics.
+    #[default]
+    Unsupervised,
+    /// The true patches that the scan carries.
+    Supervised,
+}
+
+/// Rule that turns a gradient into a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum Optimiser {
+    #[default]
+    Adam,
+    /// Adam with decoupled weight decay.
+    AdamW,
+    /// Gradient descent with momentum.
+    Sgd,
+}
+
+/// The learning rate over the epochs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Schedule {
+    #[default]
+    #[value(alias = "default")]
+    Constant,
+    /// Times `exponential_decay` each epoch.
+    Exponential,
+    /// Linear warm-up, then half a cosine down to `lr_min_ratio`.
+    #[value(aliases = ["warmup_cosine", "warmupcosine"])]
+    Cosine,
+    /// Times `plateau_factor` whenever the loss stops falling.
+    #[value(aliases = ["reduce_lr_on_plateau", "reducelronplateau"])]
+    Plateau,
+}
+
+/// What `gradient_clip_val` limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum ClipAlgorithm {
+    /// The L2 norm of the whole gradient.
+    #[default]
+    Norm,
+    /// Each entry.
+    Value,
+    /// The norm of each tensor's gradient relative to the norm of the tensor.
+    Agc,
+}
+
+/// What the numbers in a pattern are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum InputDomain {
+    /// Decided from the numbers; the log says how.
+    #[default]
+    Auto,
+    /// Square roots of intensities.
+    Amplitude,
+    /// Photons.
+    Counts,
+}
+
+/// Which axis of the pattern array counts the frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum FrameOrder {
+    /// Decided from the shape.
+    #[default]
+    Auto,
+    /// (M, N, N).
+    #[value(alias = "frames-first")]
+    FramesFirst,
+    /// (N, N, M).
+    #[value(alias = "frames-last")]
+    FramesLast,
+}
+
+/// Weight of a patch's pixels on the stitched canvas.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum PatchWeighting {
+    /// The intensity of the probe: what was lit best counts most.
+    #[default]
+    Probe,
+    /// All alike.
+    Uniform,
+}
+
+/// Which of a run's checkpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Checkpoint {
+    /// Of the lowest loss.
+    #[default]
+    Best,
+    /// Of the last finished epoch.
+    Last,
+}
+
+/// Where the arithmetic is done: `auto`, `cpu`, `cuda` or `cuda:1`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Device {
+    /// CUDA where it is usable, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    /// The CUDA device of this index.
+    Cuda(usize),
+}
+
+impl FromStr for Device {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Device, String> {
+        let lower = text.to_ascii_lowercase();
+        let (kind, index) = match lower.split_once(':') {
+            Some((kind, index)) => (kind, index.parse().ok()),
+            None => (lower.as_str(), Some(0)),
+        };
+        match (kind, index) {
+            ("auto", Some(_)) if lower == "auto" => Ok(Device::Auto),
+            ("cpu", Some(_)) if lower == "cpu" => Ok(Device::Cpu),
+            ("cuda" | "gpu", Some(index)) => Ok(Device::Cuda(index)),
+            _ => Err(format!(
+                "`{text}` is no device: write auto, cpu, cuda, or cuda:1 for the second GPU"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Auto => f.write_str("auto"),
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
+impl TryFrom<String> for Device {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Device, String> {
+        text.parse()
+    }
+}
+
+impl From<Device> for String {
+    fn from(device: Device) -> String {
+        device.to_string()
+    }
+}
+
+/// What an interrupted training goes on from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Resume {
+    /// `checkpoints/last` of the output folder where there is one, else from the start.
+    Auto,
+    /// This checkpoint or run folder.
+    Path(PathBuf),
+}
+
+impl From<String> for Resume {
+    fn from(text: String) -> Resume {
+        if text == "auto" { Resume::Auto } else { Resume::Path(text.into()) }
+    }
+}
+
+impl From<Resume> for String {
+    fn from(resume: Resume) -> String {
+        match resume {
+            Resume::Auto => "auto".into(),
+            Resume::Path(path) => path.to_string_lossy().into_owned(),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! What a training does: every choice, its unit, its default, its allowed range.
+//!
+//! A value is decided by the first of: flag, `--config` file, data set, default. [`resolve`]
+//! records which of them it was, so that a run folder explains itself.
+//!
+//! Field names are unique over all sections: the same name is the TOML key, the flag (with
+//! dashes), the key in run.json and the key in a checkpoint.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+mod choices;
+mod resolve;
+mod validate;
+
+pub use choices::{
+    AmpActivation, Checkpoint, ClipAlgorithm, Device, FrameOrder, Head, InputDomain, Loss,
+    MergeWeights, Mode, Optimiser, PatchWeighting, Resume, Schedule,
+};
+pub use resolve::{DatasetFacts, Origin, Resolved, draft, resolve};
+
+/// Everything that decides a training.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    pub model: ModelConfig,
+    pub loss: LossConfig,
+    pub optimiser: OptimiserConfig,
+    pub data: DataConfig,
+    pub run: RunConfig,
+}
+
+/// The network and how the patches of a group are merged. Two networks with equal `ModelConfig`
+/// have the same weights by name and shape.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelConfig {
+    /// N, side of a pattern in pixels: 64, 128 or 256. Given by the data set.
+    pub n: usize,
+    /// g: a group is g² neighbouring patterns, solved together. 1, 2 or 3.
+    pub gridsize: usize,
+    /// Factor on the number of channels of every layer, ≥ 1.
+    pub n_filters_scale: usize,
+    /// How the centre and the border of a patch are put together.
+    pub head: Head,
+    /// What makes an amplitude of the last layer's numbers.
+    pub amp_activation: AmpActivation,
+    /// Channel and spatial attention in the encoder.
+    pub cbam_encoder: bool,
+    /// Batch normalisation after the convolutions.
+    pub batch_norm: bool,
+    /// Weights of the patches of a group where they overlap (gridsize ≥ 2).
+    pub merge_weights: MergeWeights,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        ModelConfig {
+            n: 64,
+            gridsize: 1,
+            n_filters_scale: 2,
+            head: Head::Joint,
+            amp_activation: AmpActivation::Softplus,
+            cbam_encoder: false,
+            batch_norm: false,
+            merge_weights: MergeWeights::Probe,
+        }
+    }
+}
+
+impl ModelConfig {
+    /// C = g², the patterns in a group.
+    pub fn channels(&self) -> usize {
+        self.gridsize * self.gridsize
+    }
+
+    /// One sentence for each field that a checkpoint's network `stored` has otherwise than the
+    /// network `self` that is asked for. Empty: the checkpoint fits.
+    pub fn differences(&self, stored: &ModelConfig) -> Vec<String> {
+        let (asked, stored) = (resolve::fields_of(self), resolve::fields_of(stored));
+        let differs = asked.iter().filter(|(name, value)| stored.get(*name) != Some(value));
+        differs
+            .map(|(name, value)| {
+                let there = stored.get(name).unwrap_or(&serde_json::Value::Null);
+                format!("{name} is {there} in the checkpoint, but {value} was asked for")
+            })
+            .collect()
+    }
+}
+
+/// What training makes small.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossConfig {
+    /// Distance between measured and predicted pattern.
+    #[serde(rename = "loss")]
+    pub kind: Loss,
+    /// Learn from the patterns alone, or from the true patches that the scan carries.
+    pub mode: Mode,
+    /// Weight of the total variation of the amplitude, ≥ 0.
+    pub tv_amplitude: f64,
+    /// Weight of the total variation of the phase, ≥ 0.
+    pub tv_phase: f64,
+    /// Weight of the mean deviation of the amplitude, ≥ 0.
+    pub md_amplitude: f64,
+    /// Weight of the mean deviation of the phase, ≥ 0.
+    pub md_phase: f64,
+    /// Photons per pixel added to every prediction, so that the logarithm of a dark pixel stays
+    /// finite.
+    pub epsilon_photons: f64,
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        LossConfig {
+            kind: Loss::Poisson,
+            mode: Mode::Unsupervised,
+            tv_amplitude: 0.0,
+            tv_phase: 0.0,
+            md_amplitude: 0.0,
+            md_phase: 0.0,
+            epsilon_photons: 1e-6,
+        }
+    }
+}
+
+/// How the weights move.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OptimiserConfig {
+    #[serde(rename = "optimizer")]
+    pub kind: Optimiser,
+    /// Learning rate before the schedule, > 0.
+    pub learning_rate: f64,
+    /// Decay of the first moment, in [0, 1).
+    pub adam_beta1: f64,
+    /// Decay of the second moment, in [0, 1).
+    pub adam_beta2: f64,
+    /// Added to the root of the second moment, > 0.
+    pub adam_epsilon: f64,
+    /// Momentum of SGD (Nesterov when > 0), in [0, 1).
+    pub momentum: f64,
+    /// L2 penalty added to the gradient (Adam, SGD), or decoupled decay (AdamW), ≥ 0.
+    pub weight_decay: f64,
+    pub schedule: Schedule,
+    /// Exponential: factor per epoch, in (0, 1].
+    pub exponential_decay: f64,
+    /// Cosine: epochs of linear warm-up.
+    pub warmup_epochs: usize,
+    /// Cosine: last learning rate over the first, in [0, 1].
+    pub lr_min_ratio: f64,
+    /// Plateau: factor on the learning rate when the loss has stopped falling, in (0, 1).
+    pub plateau_factor: f64,
+    /// Plateau: epochs without progress that are let pass.
+    pub plateau_patience: usize,
+    /// Plateau: the learning rate stays at or above this.
+    pub plateau_min_lr: f64,
+    /// Plateau: relative fall of the loss that counts as progress, in [0, 1).
+    pub plateau_threshold: f64,
+    /// Limit on the gradient; none = no clipping.
+    pub gradient_clip_val: Option<f64>,
+    pub gradient_clip_algorithm: ClipAlgorithm,
+    /// Batches whose mean gradient makes one step, ≥ 1.
+    pub accumulate_grad_batches: usize,
+    /// Learn the probe together with the object.
+    pub probe_trainable: bool,
+    /// Learning rate of the probe, in units of the probe's rms amplitude, > 0.
+    pub probe_learning_rate: f64,
+}
+
+impl Default for OptimiserConfig {
+    fn default() -> Self {
+        OptimiserConfig {
+            kind: Optimiser::Adam,
+            learning_rate: 1e-3,
+            adam_beta1: 0.9,
+            adam_beta2: 0.999,
+            adam_epsilon: 1e-8,
+            momentum: 0.9,
+            weight_decay: 0.0,
+            schedule: Schedule::Constant,
+            exponential_decay: 0.95,
+            warmup_epochs: 0,
+            lr_min_ratio: 0.1,
+            plateau_factor: 0.5,
+            plateau_patience: 2,
+            plateau_min_lr: 5e-5,
+            plateau_threshold: 0.0,
+            gradient_clip_val: None,
+            gradient_clip_algorithm: ClipAlgorithm::Norm,
+            accumulate_grad_batches: 1,
+            probe_trainable: false,
+            probe_learning_rate: 1e-2,
+        }
+    }
+}
+
+/// What is learned from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Scans to learn from, at least one.
+    pub train_data_file: Vec<PathBuf>,
+    /// Scan to validate on.
+    pub test_data_file: Option<PathBuf>,
+    /// Groups per epoch; none = all.
+    pub n_images: Option<usize>,
+    /// K: a group is drawn from a pattern and its K nearest neighbours.
+    pub neighbor_count: usize,
+    /// Mean photons per pattern of data that are not in counts.
+    pub nphotons: Option<f64>,
+    /// What the numbers in the file are.
+    pub input_domain: InputDomain,
+    /// Fraction of the groups held out for validation where there is no test file, in [0, 1).
+    pub validation_split: f64,
+    /// Which axis of the pattern array counts the frames.
+    pub order: FrameOrder,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        DataConfig {
+            train_data_file: Vec::new(),
+            test_data_file: None,
+            n_images: None,
+            neighbor_count: 6,
+            nphotons: None,
+            input_domain: InputDomain::Auto,
+            validation_split: 0.0,
+            order: FrameOrder::Auto,
+        }
+    }
+}
+
+/// Where and for how long.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// Folder of the run: checkpoints, history, run.json, log.
+    pub output_dir: PathBuf,
+    /// Passes over the groups, ≥ 1.
+    pub max_epochs: usize,
+    /// Groups per step, ≥ 1.
+    pub batch_size: usize,
+    /// Governs selection, grouping, first weights, shuffling and noise.
+    pub seed: u64,
+    pub device: Device,
+    /// Stop after this many epochs without a better loss; none = never.
+    pub early_stop_patience: Option<usize>,
+    /// Go on with an interrupted training.
+    pub resume: Option<Resume>,
+    /// A collapsed reconstruction makes the program fail.
+    pub strict: bool,
+    /// End with one line of JSON on stdout.
+    pub json: bool,
+    /// Only warnings and errors on stderr.
+    pub quiet: bool,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        RunConfig {
+            output_dir: PathBuf::new(),
+            max_epochs: 50,
+            batch_size: 16,
+            seed: 0,
+            device: Device::Auto,
+            early_stop_patience: None,
+            resume: None,
+            strict: false,
+            json: false,
+            quiet: false,
+        }
+    }
+}

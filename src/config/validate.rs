@@ -1,0 +1,211 @@
+//! The allowed range of every value. All problems are reported at once: nobody likes to find
+//! them one run at a time.
+
+use std::path::Path;
+
+use super::{
+    DataConfig, DatasetFacts, Loss, LossConfig, Mode, ModelConfig, OptimiserConfig, Origin,
+    Resolved, RunConfig, Schedule, TrainConfig,
+};
+use crate::{Error, Result};
+
+/// (field, what is wrong and what to do).
+type Problems = Vec<(&'static str, String)>;
+
+pub(super) fn check(
+    resolved: &Resolved,
+    dataset: Option<&DatasetFacts>,
+    file: Option<&Path>,
+) -> Result<()> {
+    let mut problems = Problems::new();
+    if let Some(facts) = dataset {
+        against_dataset(&mut problems, &resolved.config, facts);
+    }
+    ranges(&mut problems, &resolved.config);
+    report(problems, |field| match (resolved.origins.get(field), file) {
+        (Some(Origin::File), Some(path)) => format!(" (set in {})", path.display()),
+        _ => String::new(),
+    })
+}
+
+impl TrainConfig {
+    /// Whether every value lies in its range, for configurations that were not resolved but built
+    /// or read from a checkpoint.
+    pub fn validate(&self) -> Result<()> {
+        let mut problems = Problems::new();
+        ranges(&mut problems, self);
+        side(&mut problems, self.model.n);
+        report(problems, |_| String::new())
+    }
+}
+
+fn report(problems: Problems, remark: impl Fn(&str) -> String) -> Result<()> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let line = |(field, text): &(&str, String)| {
+        format!("--{} {text}{}", field.replace('_', "-"), remark(field))
+    };
+    Err(Error::Config(problems.iter().map(line).collect::<Vec<_>>().join("\n       ")))
+}
+
+fn ranges(problems: &mut Problems, config: &TrainConfig) {
+    model(problems, &config.model);
+    loss(problems, &config.loss);
+    optimiser(problems, &config.optimiser);
+    schedule(problems, &config.optimiser, config.run.max_epochs);
+    data(problems, &config.data, config.model.channels());
+    run(problems, &config.run);
+}
+
+fn against_dataset(problems: &mut Problems, config: &TrainConfig, facts: &DatasetFacts) {
+    if config.model.n != facts.n {
+        let text = format!(
+            "is {}, but the patterns of the data set are {} pixels wide; leave it out",
+            config.model.n, facts.n
+        );
+        problems.push(("n", text));
+    }
+    side(problems, facts.n);
+    if config.loss.mode == Mode::Supervised && !facts.labels {
+        let text = "is supervised, but the data set carries no true patches (key `Y` or `label`); \
+                    use --mode unsupervised";
+        problems.push(("mode", text.into()));
+    }
+}
+
+fn side(problems: &mut Problems, n: usize) {
+    if ![64, 128, 256].contains(&n) {
+        let text = format!(
+            "(side of the patterns) is {n} pixels, but the network takes 64, 128 or 256; crop, bin \
+             or pad the patterns and the probe"
+        );
+        problems.push(("n", text));
+    }
+}
+
+fn model(problems: &mut Problems, model: &ModelConfig) {
+    if !(1..=3).contains(&model.gridsize) {
+        let text = format!(
+            "is {}, but must be 1, 2 or 3 (groups of 1, 4 or 9 patterns); start with 1",
+            model.gridsize
+        );
+        problems.push(("gridsize", text));
+    }
+    positive(problems, "n_filters_scale", model.n_filters_scale, "2 is the default");
+}
+
+fn loss(problems: &mut Problems, loss: &LossConfig) {
+    let weights = [
+        ("tv_amplitude", loss.tv_amplitude),
+        ("tv_phase", loss.tv_phase),
+        ("md_amplitude", loss.md_amplitude),
+        ("md_phase", loss.md_phase),
+    ];
+    for (field, weight) in weights {
+        within(problems, field, weight, weight >= 0.0, "0 or more; 0 switches it off");
+    }
+    let epsilon = loss.epsilon_photons;
+    within(problems, "epsilon_photons", epsilon, epsilon > 0.0, "above 0; 1e-6 is the default");
+    if loss.mode == Mode::Supervised && loss.kind != Loss::Mae {
+        let text = "is poisson, but --mode supervised compares with true patches, which are no \
+                    photon counts; add --loss mae";
+        problems.push(("loss", text.into()));
+    }
+}
+
+fn optimiser(problems: &mut Problems, o: &OptimiserConfig) {
+    let unit = "at least 0 and below 1";
+    let fraction = |x: f64| (0.0..1.0).contains(&x);
+    let rate = o.learning_rate;
+    within(problems, "learning_rate", rate, rate > 0.0, "above 0; 1e-3 is the default");
+    within(problems, "adam_beta1", o.adam_beta1, fraction(o.adam_beta1), unit);
+    within(problems, "adam_beta2", o.adam_beta2, fraction(o.adam_beta2), unit);
+    let epsilon = o.adam_epsilon;
+    within(problems, "adam_epsilon", epsilon, epsilon > 0.0, "above 0; 1e-8 is the default");
+    within(problems, "momentum", o.momentum, fraction(o.momentum), unit);
+    let decay = o.weight_decay;
+    within(problems, "weight_decay", decay, decay >= 0.0, "0 or more; 0 switches it off");
+    if let Some(clip) = o.gradient_clip_val {
+        let range = "above 0; leave it out for no clipping";
+        within(problems, "gradient_clip_val", clip, clip > 0.0, range);
+    }
+    positive(problems, "accumulate_grad_batches", o.accumulate_grad_batches, "1 = every batch");
+    let rate = o.probe_learning_rate;
+    within(problems, "probe_learning_rate", rate, rate > 0.0, "above 0; 1e-2 is the default");
+}
+
+fn schedule(problems: &mut Problems, o: &OptimiserConfig, max_epochs: usize) {
+    let decay = o.exponential_decay;
+    let range = "above 0 and at most 1; 0.95 is the default";
+    within(problems, "exponential_decay", decay, decay > 0.0 && decay <= 1.0, range);
+    let ratio = o.lr_min_ratio;
+    within(problems, "lr_min_ratio", ratio, (0.0..=1.0).contains(&ratio), "from 0 to 1");
+    let factor = o.plateau_factor;
+    let range = "above 0 and below 1; 0.5 halves the learning rate";
+    within(problems, "plateau_factor", factor, factor > 0.0 && factor < 1.0, range);
+    let floor = o.plateau_min_lr;
+    within(problems, "plateau_min_lr", floor, floor >= 0.0, "0 or more");
+    let threshold = o.plateau_threshold;
+    let inside = (0.0..1.0).contains(&threshold);
+    within(problems, "plateau_threshold", threshold, inside, "at least 0 and below 1");
+    if o.schedule == Schedule::Cosine && o.warmup_epochs >= max_epochs {
+        let text = format!(
+            "is {}, but must be below --max-epochs, which is {max_epochs}; the cosine follows the \
+             warm-up",
+            o.warmup_epochs
+        );
+        problems.push(("warmup_epochs", text));
+    }
+}
+
+fn data(problems: &mut Problems, data: &DataConfig, channels: usize) {
+    if data.train_data_file.is_empty() {
+        problems.push(("train_data_file", "is missing: name the scan to learn from".into()));
+    }
+    if let Some(groups) = data.n_images {
+        positive(problems, "n_images", groups, "leave it out for all groups");
+    }
+    if data.neighbor_count + 1 < channels {
+        let text = format!(
+            "is {}, but a group of {channels} patterns needs at least {} neighbours",
+            data.neighbor_count,
+            channels - 1
+        );
+        problems.push(("neighbor_count", text));
+    }
+    if let Some(photons) = data.nphotons {
+        let range = "above 0: the mean photons per pattern, such as 1e9";
+        within(problems, "nphotons", photons, photons > 0.0, range);
+    }
+    let split = data.validation_split;
+    let range = "at least 0 and below 1, such as 0.1; 0 holds nothing out";
+    within(problems, "validation_split", split, (0.0..1.0).contains(&split), range);
+    if split > 0.0 && data.test_data_file.is_some() {
+        let text = format!("is {split}, but --test-data-file validates already; give one of them");
+        problems.push(("validation_split", text));
+    }
+}
+
+fn run(problems: &mut Problems, run: &RunConfig) {
+    if run.output_dir.as_os_str().is_empty() {
+        problems.push(("output_dir", "is missing: name a folder for the results".into()));
+    }
+    positive(problems, "max_epochs", run.max_epochs, "50 is the default");
+    positive(problems, "batch_size", run.batch_size, "16 is the default");
+    if let Some(patience) = run.early_stop_patience {
+        positive(problems, "early_stop_patience", patience, "leave it out to never stop early");
+    }
+}
+
+fn positive(problems: &mut Problems, field: &'static str, value: usize, advice: &str) {
+    if value == 0 {
+        problems.push((field, format!("is 0, but must be at least 1; {advice}")));
+    }
+}
+
+fn within(problems: &mut Problems, field: &'static str, value: f64, inside: bool, range: &str) {
+    if !(inside && value.is_finite()) {
+        problems.push((field, format!("is {value}, but must be {range}")));
+    }
+}
