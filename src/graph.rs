@@ -203,6 +203,10 @@ impl Graph {
         &self.slots[v.0].shape
     }
 
+    pub fn group(&self, v: Value) -> Group {
+        self.slots[v.0].group
+    }
+
     pub fn len(&self, v: Value) -> usize {
         self.slots[v.0].len()
     }

@@ -25,6 +25,11 @@ const TASK_INPUTS: usize = 8;
 pub fn forward<T: Real>(op: &Conv2d, mem: &mut Mem<T>) {
     let Sizes { inputs, outputs, .. } = op.sizes;
     let [x, weight, y, workspace] = mem.get([op.x, op.weight, op.y, op.workspace]);
+    if inputs == 0 || outputs == 0 {
+        // A layer of no channels, as in the attention of a very narrow network, adds nothing.
+        y.fill(T::zero());
+        return finish(op, mem);
+    }
     let (padded, packed) = workspace.split_at_mut(padded_len(&op.sizes, inputs));
     pad(&op.sizes, x, padded);
     pack(outputs, inputs, op.sizes.taps(), weight, packed);
@@ -111,7 +116,17 @@ fn tap_offsets(sizes: &Sizes) -> Vec<usize> {
 }
 
 pub fn backward<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>) {
+    if op.forward.sizes.outputs == 0 {
+        // No outputs: the input gets no gradient, and the weights hold nothing.
+        if let Some(Grad { value, accumulate: false }) = op.dx {
+            mem.get([value])[0].fill(T::zero());
+        }
+        return;
+    }
     pad_gradient(op, mem);
+    if op.forward.sizes.inputs == 0 {
+        return op.dbias.into_iter().for_each(|d| bias_gradient(op, mem, d));
+    }
     if let Some(dx) = op.dx {
         input_gradient(op, mem, dx);
     }

@@ -1,0 +1,251 @@
+//! The two plans of a network: one that trains it and one that applies it.
+
+use super::optimiser::{self, Controls};
+use super::physics::{Overlap, canvas_side, diffract, overlap};
+use super::{Initial, cnn};
+use crate::config::{Loss, LossConfig, MergeWeights, Mode, ModelConfig, OptimiserConfig};
+use crate::graph::{Graph, Group, Value};
+use crate::ops::absolute_error::absolute_error;
+use crate::ops::gather::gather;
+use crate::ops::mae::mae;
+use crate::ops::mean_deviation::mean_deviation;
+use crate::ops::merge::MergeRule;
+use crate::ops::misfit::{Measured, Normalise};
+use crate::ops::poisson::poisson;
+use crate::ops::polar::polar;
+use crate::ops::scale::scale;
+use crate::ops::total_variation::total_variation;
+use crate::ops::weighted_sum::weighted_sum;
+use crate::plan::Plan;
+
+/// Weights of amplitude and phase errors in supervised training.
+const SUPERVISED: [f64; 2] = [2.0, 4.0];
+
+/// Pixels of a merged canvas that carry less than this share of the largest weight are empty.
+const MERGE_THRESHOLD: f64 = 1e-6;
+
+/// Sizes of the data that a training plan is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Groups per batch.
+    pub batch: usize,
+    /// Patterns of all scans together.
+    pub frames: usize,
+    pub scans: usize,
+    /// Probe modes.
+    pub modes: usize,
+    /// Largest displacement of a patch from the centre of its group, pixels.
+    pub reach: f64,
+    /// What the loss of the data is divided by: mean photons per pixel for the Poisson loss, mean
+    /// √photons for the amplitude loss.
+    pub typical: f64,
+}
+
+/// Buffers that the host writes; all of them are [`Role::Input`](crate::graph::Role::Input) but
+/// the probe, when it is trained.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// [M, N, N] amplitudes of all patterns, written once.
+    pub frames: Value,
+    /// [M, N, N] true amplitude and phase (rad) of the patches, in supervised training.
+    pub labels: Option<[Value; 2]>,
+    /// [B·C] which patterns make up the batch.
+    pub index: Value,
+    /// [B] factor that normalises the amplitudes for the network.
+    pub gain: Value,
+    /// [B] κ in counts = (κ a)².
+    pub dose: Value,
+    /// [B] index of the scan that a sample belongs to.
+    pub scan: Value,
+    /// [B] weight of each sample in the loss, 0 for padding.
+    pub weight: Value,
+    /// [S, N, N] weight of each detector pixel.
+    pub mask: Value,
+    /// [S, P, N, N, 2] probes in the engine's gauge, with the checkerboard.
+    pub probe: Value,
+    pub overlap: Option<Overlap>,
+    /// What `overlap.weight` is to hold.
+    pub merge: MergeWeights,
+    /// [1] 1 while training, 0 while validating.
+    pub training: Value,
+    /// [1] ∂L/∂L, 1.
+    pub seed: Value,
+}
+
+/// Everything of one training step.
+#[derive(Clone, Debug)]
+pub struct Training {
+    pub plan: Plan,
+    pub inputs: Inputs,
+    pub controls: Controls,
+    /// [1] total loss of the batch.
+    pub loss: Value,
+    /// [T] its terms, unweighted; the first is the misfit of the data.
+    pub terms: Value,
+    /// [B, C, N, N] measured amplitude of the batch.
+    pub amplitude: Value,
+    /// [B, C, N, N] predicted intensity; none in supervised training.
+    pub intensity: Option<Value>,
+    /// [B, A, N, N] amplitude and [B, C, N, N] phase (rad) of the patches.
+    pub patch: [Value; 2],
+    pub initial: Vec<Initial>,
+}
+
+/// Everything of one inference batch.
+#[derive(Clone, Debug)]
+pub struct Inference {
+    pub plan: Plan,
+    /// [B, C, N, N] measured amplitudes.
+    pub amplitude: Value,
+    /// [B] factor that normalises them.
+    pub gain: Value,
+    /// [1] always 0: batch normalisation uses its running statistics.
+    pub training: Value,
+    /// [B, C, N, N, 2] patches.
+    pub object: Value,
+    pub initial: Vec<Initial>,
+}
+
+/// The plan that trains: network, physics, loss, their adjoints, and the update.
+pub fn training(
+    model: &ModelConfig,
+    loss: &LossConfig,
+    optimiser: &OptimiserConfig,
+    sizes: &Sizes,
+) -> Training {
+    let mut g = Graph::default();
+    let mut initial = Vec::new();
+    let inputs = inputs(&mut g, model, loss, optimiser, sizes);
+    let amplitude = gather(&mut g, inputs.frames, inputs.index, sizes.batch);
+    let x = scale(&mut g, amplitude, inputs.gain);
+    let patch = cnn::build(&mut g, model, x, inputs.training, &mut initial);
+    let mut intensity = None;
+    let mut terms = match loss.mode {
+        Mode::Unsupervised => {
+            let predicted = predict(&mut g, &inputs, patch);
+            intensity = Some(predicted);
+            misfit(&mut g, loss, &inputs, amplitude, predicted, sizes)
+        }
+        Mode::Supervised => supervised(&mut g, &inputs, patch, sizes.batch),
+    };
+    terms.extend(regularisers(&mut g, loss, patch));
+    let (total, terms) = weighted_sum(&mut g, &terms, inputs.weight);
+    g.differentiate(total, inputs.seed);
+    let controls = optimiser::attach(&mut g, optimiser);
+    let patch = [patch.amplitude, patch.phase];
+    patch.into_iter().chain([amplitude]).chain(intensity).for_each(|v| g.keep(v));
+    let plan = Plan::new(g);
+    Training { plan, inputs, controls, loss: total, terms, amplitude, intensity, patch, initial }
+}
+
+fn inputs(
+    g: &mut Graph,
+    model: &ModelConfig,
+    loss: &LossConfig,
+    optimiser: &OptimiserConfig,
+    sizes: &Sizes,
+) -> Inputs {
+    let (n, c, b) = (model.n, model.channels(), sizes.batch);
+    let probe_shape = [sizes.scans, sizes.modes, n, n, 2];
+    let trained = optimiser.probe_trainable && loss.mode == Mode::Unsupervised;
+    let probe = if trained {
+        g.param_of(Group::Probe, "probe", &probe_shape)
+    } else {
+        g.input("probe", &probe_shape)
+    };
+    let supervised = loss.mode == Mode::Supervised;
+    let labels = supervised.then(|| {
+        ["label amplitude", "label phase"].map(|name| g.input(name, &[sizes.frames, n, n]))
+    });
+    let overlap = (c > 1 && !supervised).then(|| Overlap {
+        offsets: g.input("offsets", &[b, c, 2]),
+        weight: g.input("merge weight", &[n, n]),
+        side: canvas_side(n, sizes.reach),
+        rule: MergeRule { threshold: MERGE_THRESHOLD, ..MergeRule::default() },
+    });
+    Inputs {
+        frames: g.input("frames", &[sizes.frames, n, n]),
+        labels,
+        index: g.input("index", &[b * c]),
+        gain: g.input("gain", &[b]),
+        dose: g.input("dose", &[b]),
+        scan: g.input("scan", &[b]),
+        weight: g.input("weight", &[b]),
+        mask: g.input("mask", &[sizes.scans, n, n]),
+        probe,
+        overlap,
+        merge: model.merge_weights,
+        training: g.input("training", &[1]),
+        seed: g.input("seed", &[1]),
+    }
+}
+
+/// The intensity that the patches predict.
+fn predict(g: &mut Graph, inputs: &Inputs, patch: cnn::Patch) -> Value {
+    let mut object = polar(g, patch.amplitude, patch.phase);
+    if let Some(o) = &inputs.overlap {
+        object = overlap(g, object, o);
+    }
+    diffract(g, object, inputs.probe, inputs.scan)
+}
+
+/// The misfit between measured and predicted patterns.
+fn misfit(
+    g: &mut Graph,
+    loss: &LossConfig,
+    inputs: &Inputs,
+    amplitude: Value,
+    intensity: Value,
+    sizes: &Sizes,
+) -> Vec<(Value, f64)> {
+    let Inputs { dose, mask, scan, .. } = *inputs;
+    let measured = Measured { amplitude, dose, mask, scan };
+    let misfit = match loss.kind {
+        Loss::Poisson => {
+            poisson(g, intensity, measured, loss.epsilon_photons, Normalise::ValidPixels)
+        }
+        Loss::Mae => mae(g, intensity, measured, Normalise::ValidPixels),
+    };
+    vec![(misfit, 1.0 / sizes.typical)]
+}
+
+/// The mean absolute error of amplitude and phase against the true patches.
+fn supervised(g: &mut Graph, inputs: &Inputs, patch: cnn::Patch, batch: usize) -> Vec<(Value, f64)> {
+    let [amplitude, phase] = inputs.labels.expect("supervised plans have labels");
+    let amplitude = gather(g, amplitude, inputs.index, batch);
+    let phase = gather(g, phase, inputs.index, batch);
+    let per_pixel = batch as f64 / g.len(amplitude) as f64;
+    let errors = [
+        absolute_error(g, patch.amplitude, amplitude, false),
+        absolute_error(g, patch.phase, phase, true),
+    ];
+    errors.into_iter().zip(SUPERVISED.map(|weight| weight * per_pixel)).collect()
+}
+
+/// Terms that prefer smooth patches, with their weights.
+fn regularisers(g: &mut Graph, loss: &LossConfig, patch: cnn::Patch) -> Vec<(Value, f64)> {
+    type Term = fn(&mut Graph, Value) -> Value;
+    let terms: [(f64, Term, Value); 4] = [
+        (loss.tv_amplitude, total_variation, patch.amplitude),
+        (loss.tv_phase, total_variation, patch.phase),
+        (loss.md_amplitude, mean_deviation, patch.amplitude),
+        (loss.md_phase, mean_deviation, patch.phase),
+    ];
+    let wanted = terms.into_iter().filter(|&(weight, ..)| weight > 0.0);
+    wanted.map(|(weight, term, of)| (term(g, of), weight)).collect()
+}
+
+/// The plan that applies the network to `batch` groups.
+pub fn inference(model: &ModelConfig, batch: usize) -> Inference {
+    let mut g = Graph::default();
+    let mut initial = Vec::new();
+    let (n, c) = (model.n, model.channels());
+    let amplitude = g.input("amplitude", &[batch, c, n, n]);
+    let gain = g.input("gain", &[batch]);
+    let training = g.input("training", &[1]);
+    let x = scale(&mut g, amplitude, gain);
+    let patch = cnn::build(&mut g, model, x, training, &mut initial);
+    let object = polar(&mut g, patch.amplitude, patch.phase);
+    g.keep(object);
+    Inference { plan: Plan::new(g), amplitude, gain, training, object, initial }
+}

@@ -1,0 +1,190 @@
+//! From groups of patterns to the input buffers of one step, and back to data-space figures.
+
+use num_complex::Complex32;
+
+use super::pool::{Epoch, Pool};
+use crate::Result;
+use crate::backend::Backend;
+use crate::data::scan::Scan;
+use crate::models::physics::{central_box, probe_intensity};
+use crate::models::plans::Inputs;
+
+/// Writes what stays the same for a whole training: patterns, labels, probes, masks, merge weights.
+pub fn load(
+    backend: &mut dyn Backend,
+    inputs: &Inputs,
+    pool: &Pool,
+    train: Vec<Scan>,
+    test: Option<Scan>,
+) -> Result<()> {
+    // A test scan that is one of the training scans is not held twice.
+    let test = test.filter(|t| train.iter().all(|s| s.source.sha256 != t.source.sha256));
+    let scans: Vec<Scan> = train.into_iter().chain(test).collect();
+    if let Some([amplitude, phase]) = inputs.labels {
+        let labels = |f: fn(&Complex32, f64) -> f32| -> Vec<f32> {
+            let pairs = scans.iter().zip(&pool.members);
+            pairs.flat_map(|(s, m)| s.labels.iter().flatten().map(move |z| f(z, m.gauge))).collect()
+        };
+        // In the engine's gauge the probe is larger by the factor that the object is smaller by.
+        backend.write(amplitude, &labels(|z, gauge| (f64::from(z.norm()) / gauge) as f32))?;
+        backend.write(phase, &labels(|z, _| z.arg()))?;
+    }
+    let mut frames = Vec::with_capacity(scans.iter().map(|s| s.amplitude.len()).sum());
+    for scan in scans {
+        frames.extend(scan.amplitude.iter());
+    }
+    backend.write(inputs.frames, &frames)?;
+    drop(frames);
+    backend.write(inputs.probe, &pool.probes())?;
+    let masks: Vec<f32> = pool.members.iter().flat_map(|m| m.mask.iter().copied()).collect();
+    backend.write(inputs.mask, &masks)?;
+    if let Some(overlap) = &inputs.overlap {
+        backend.write(overlap.weight, &pool.merge_weight(inputs.merge))?;
+    }
+    backend.write(inputs.seed, &[1.0])
+}
+
+/// A slice of an epoch, padded to the batch size.
+pub struct Batch<'a> {
+    epoch: &'a Epoch,
+    first: usize,
+    size: usize,
+    channels: usize,
+}
+
+impl<'a> Batch<'a> {
+    /// The groups from `first`, at most `size` of them, of `channels` patterns each.
+    pub fn new(epoch: &'a Epoch, first: usize, size: usize, channels: usize) -> Batch<'a> {
+        Batch { epoch, first, size, channels }
+    }
+
+    /// Groups that are not padding.
+    pub fn len(&self) -> usize {
+        self.size.min(self.epoch.len() - self.first)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Patterns that are not padding.
+    pub fn patterns(&self) -> usize {
+        self.len() * self.channels
+    }
+
+    /// Which patterns, counted over all scans.
+    pub fn frames(&self) -> &[usize] {
+        &self.epoch.index[self.first * self.channels..][..self.patterns()]
+    }
+
+    /// Fills the input buffers; each group weighs 1/`total`, padding nothing.
+    pub fn write(
+        &self,
+        backend: &mut dyn Backend,
+        inputs: &Inputs,
+        pool: &Pool,
+        total: usize,
+    ) -> Result<()> {
+        // Padding repeats the first group.
+        let group = |b: usize| self.first + if b < self.len() { b } else { 0 };
+        let c = self.channels;
+        let groups = || (0..self.size).map(group);
+        let per_group = |f: &dyn Fn(usize) -> f32| -> Vec<f32> { groups().map(f).collect() };
+        let index: Vec<f32> = groups()
+            .flat_map(|g| self.epoch.index[g * c..(g + 1) * c].iter().map(|&i| i as f32))
+            .collect();
+        backend.write(inputs.index, &index)?;
+        backend.write(inputs.gain, &per_group(&|_| pool.input_scale as f32))?;
+        let scan = |g: usize| self.epoch.scan[g];
+        backend.write(inputs.dose, &per_group(&|g| pool.members[scan(g)].kappa as f32))?;
+        backend.write(inputs.scan, &per_group(&|g| scan(g) as f32))?;
+        let weight = |b: usize| if b < self.len() { 1.0 / total as f32 } else { 0.0 };
+        backend.write(inputs.weight, &(0..self.size).map(weight).collect::<Vec<_>>())?;
+        if let Some(overlap) = &inputs.overlap {
+            let offsets: Vec<f32> = groups()
+                .flat_map(|g| self.epoch.offsets[g * c..(g + 1) * c].iter().flatten().copied())
+                .collect();
+            backend.write(overlap.offsets, &offsets)?;
+        }
+        Ok(())
+    }
+
+    /// Scan of each pattern that is not padding.
+    fn scans(&self) -> impl Iterator<Item = usize> {
+        (0..self.patterns()).map(|p| self.epoch.scan[self.first + p / self.channels])
+    }
+}
+
+/// Sums of the data-space figures.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sums {
+    squared_error: f64,
+    intensity: f64,
+    absolute_error: f64,
+    root: f64,
+}
+
+impl Sums {
+    /// Adds the patterns of a batch: predicted intensity and measured amplitude, [B, C, N, N].
+    pub fn add(&mut self, pool: &Pool, batch: &Batch, predicted: &[f32], measured: &[f32]) {
+        let n = pool.side * pool.side;
+        for (scan, (i, a)) in batch.scans().zip(predicted.chunks(n).zip(measured.chunks(n))) {
+            for ((&i, &a), &weight) in i.iter().zip(a).zip(&pool.members[scan].mask) {
+                let (a, weight) = (f64::from(a), f64::from(weight));
+                let error = f64::from(i).sqrt() - a;
+                self.squared_error += weight * error * error;
+                self.intensity += weight * a * a;
+                self.absolute_error += weight * error.abs();
+                self.root += weight * a;
+            }
+        }
+    }
+
+    /// e = Σ(√I − √Î)² / ΣI.
+    pub fn residual(&self) -> f64 {
+        self.squared_error / self.intensity
+    }
+
+    /// R = Σ|√I − √Î| / Σ√I.
+    pub fn r_factor(&self) -> f64 {
+        self.absolute_error / self.root
+    }
+}
+
+impl Pool {
+    /// [S, P, N, N, 2] probes of all scans; scans of fewer modes end in dark ones.
+    pub fn probes(&self) -> Vec<f32> {
+        let n = self.side * self.side;
+        let mut all = Vec::with_capacity(self.members.len() * self.modes * n * 2);
+        for (i, member) in self.members.iter().enumerate() {
+            all.extend(member.probe.iter().flat_map(|z| [z.re, z.im]));
+            all.resize((i + 1) * self.modes * n * 2, 0.0);
+        }
+        all
+    }
+
+    /// Root mean square of the probes' amplitude, in the engine's gauge.
+    pub fn probe_rms(&self) -> f64 {
+        let squares = self.members.iter().flat_map(|m| m.probe.iter());
+        let (sum, count) = squares.fold((0.0, 0usize), |(s, n), z| (s + f64::from(z.norm_sqr()), n + 1));
+        (sum / count as f64).sqrt()
+    }
+
+    /// [N, N] mean intensity of the probes: where a patch is lit.
+    pub fn illumination(&self) -> Vec<f32> {
+        let mut sum = vec![0.0; self.side * self.side];
+        for member in &self.members {
+            let lit = probe_intensity(member.probe.view());
+            sum.iter_mut().zip(&lit).for_each(|(s, &p)| *s += p / self.members.len() as f32);
+        }
+        sum
+    }
+
+    /// [N, N] weight of a patch's pixels where the patches of a group overlap.
+    pub fn merge_weight(&self, rule: crate::config::MergeWeights) -> Vec<f32> {
+        match rule {
+            crate::config::MergeWeights::Probe => self.illumination(),
+            crate::config::MergeWeights::Central => central_box(self.side).into_raw_vec_and_offset().0,
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! Training: scans in, checkpoints and history out.
+//!
+//! [`Trainer`] holds one plan on one backend and goes through the epochs; everything that it draws
+//! at random depends on (seed, purpose, epoch, index) alone, so a resumed training takes exactly
+//! the steps of an uninterrupted one.
+
+pub mod batch;
+pub mod collapse;
+pub mod pool;
+pub mod schedule;
+pub mod state;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::backend::{Backend, cpu::Cpu};
+use crate::checkpoint::Checkpoint;
+use crate::config::{Loss, Mode, Resolved, Resume, TrainConfig};
+use crate::data::scan::Scan;
+use crate::graph::{Group, Stage};
+use crate::models::plans::{self, Sizes, Training};
+use crate::report::history::History;
+use crate::report::progress::Progress as Bar;
+use crate::{Error, Result};
+use batch::Batch;
+use collapse::Structure;
+use pool::{Epoch, Part, Pool};
+use state::{Learned, LearnedScan, Progress};
+
+/// Columns of history.csv.
+const COLUMNS: [&str; 11] = [
+    "epoch",
+    "step",
+    "learning_rate",
+    "train_loss",
+    "val_loss",
+    "gradient_norm",
+    "amplitude_mean",
+    "amplitude_std",
+    "phase_std",
+    "patterns_per_second",
+    "seconds",
+];
+
+/// How a training ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    pub epochs: usize,
+    pub steps: u64,
+    pub train_loss: f64,
+    pub val_loss: Option<f64>,
+    pub best_loss: f64,
+    pub best_epoch: usize,
+    /// e = Σ(√I − √Î)² / ΣI over the patterns learned from, Î from each pattern's own patch.
+    pub residual: Option<f64>,
+    /// R = Σ|√I − √Î| / Σ√I over the same.
+    pub r_factor: Option<f64>,
+    /// What the end of the run looks like if the reconstruction has collapsed.
+    pub collapse: Option<String>,
+    pub weights_sha256: String,
+    pub patterns_per_second: f64,
+}
+
+/// One training, ready to go through its epochs.
+pub struct Trainer {
+    config: TrainConfig,
+    record: serde_json::Value,
+    pool: Pool,
+    step: Training,
+    backend: Box<dyn Backend>,
+    progress: Progress,
+    structure: Vec<(f64, Structure)>,
+    folder: PathBuf,
+}
+
+impl Trainer {
+    /// Plans the step, allocates it, loads the patterns, and sets the first or the saved weights.
+    pub fn new(train: Vec<Scan>, test: Option<Scan>, resolved: &Resolved) -> Result<Trainer> {
+        let config = resolved.config.clone();
+        let seed = config.run.seed;
+        let pool = Pool::new(&train, test.as_ref(), &config.data, seed)?;
+        let sizes = sizes(&config, &pool)?;
+        let step = plans::training(&config.model, &config.loss, &config.optimiser, &sizes);
+        log::info!(
+            "{} parameters, {:.0} MB of buffers for batches of {}",
+            step.plan.elements(crate::graph::Role::Param),
+            step.plan.arena as f64 * 4e-6,
+            sizes.batch
+        );
+        let mut backend: Box<dyn Backend> = Box::new(Cpu::<f32>::new(step.plan.clone()));
+        batch::load(backend.as_mut(), &step.inputs, &pool, train, test)?;
+        for initial in &step.initial {
+            let len = step.plan.slots[initial.value.0].len();
+            backend.write(initial.value, &initial.numbers(seed, len))?;
+        }
+        for role in [crate::graph::Role::Moment1, crate::graph::Role::Moment2] {
+            for (v, slot) in step.plan.of_role(role) {
+                backend.write(v, &vec![0.0; slot.len()])?;
+            }
+        }
+        let folder = config.run.output_dir.join("checkpoints");
+        let record = serde_json::to_value(resolved).expect("configurations are JSON");
+        let (progress, structure) = (Progress::default(), Vec::new());
+        let mut trainer =
+            Trainer { config, record, pool, step, backend, progress, structure, folder };
+        trainer.resume()?;
+        Ok(trainer)
+    }
+
+    /// Takes over weights, moments and progress where `--resume` asks for it.
+    fn resume(&mut self) -> Result<()> {
+        let last = self.folder.join("last.safetensors");
+        let path = match &self.config.run.resume {
+            None => return Ok(()),
+            Some(Resume::Auto) if !last.exists() => {
+                log::info!("nothing to resume in {}: starting anew", self.folder.display());
+                return Ok(());
+            }
+            Some(Resume::Auto) => last,
+            Some(Resume::Path(path)) => crate::checkpoint::find(path, crate::checkpoint::Which::Last)?,
+        };
+        let checkpoint = Checkpoint::load(&path)?;
+        let learned: Learned = state::part(&checkpoint, "learned", &path)?;
+        let differences = self.config.model.differences(&learned.model);
+        if !differences.is_empty() {
+            return Err(Error::input(&path, format!("is of another network: {}", differences.join("; "))));
+        }
+        for (scan, stored) in self.pool.members.iter().zip(&learned.scans) {
+            if scan.source.sha256 != stored.sha256 {
+                let problem = format!(
+                    "was trained on {}, whose content differs from {}: resume with the same scans, \
+                     or leave out --resume",
+                    stored.path,
+                    scan.source.path.display()
+                );
+                return Err(Error::input(&path, problem));
+            }
+        }
+        state::restore(self.backend.as_mut(), &checkpoint, &path)?;
+        self.progress = state::part(&checkpoint, "progress", &path)?;
+        log::info!("resuming {} after epoch {}", path.display(), self.progress.epoch);
+        Ok(())
+    }
+
+    /// Goes through the remaining epochs. `history` is the path of history.csv.
+    pub fn run(&mut self, history: &Path) -> Result<Outcome> {
+        let epochs = self.config.run.max_epochs;
+        let mut history = match self.progress.epoch {
+            0 => History::create(history, &COLUMNS)?,
+            // Epochs are counted from 1 in the file.
+            done => History::resume(history, &COLUMNS, done + 1)?,
+        };
+        let (mut train_loss, mut val_loss) = (f64::NAN, None);
+        let (mut patterns, mut seconds) = (0usize, 0.0);
+        let first = self.epoch_groups(Part::Training, self.progress.epoch)?;
+        let mut bar = Bar::new(epochs, first.len().div_ceil(self.config.run.batch_size), self.progress.epoch);
+        drop(first);
+        while self.progress.epoch < epochs && !self.stopped_early() {
+            let started = Instant::now();
+            let row = self.epoch(&mut bar)?;
+            (train_loss, val_loss) = (row.train_loss, row.val_loss);
+            let took = started.elapsed().as_secs_f64();
+            (patterns, seconds) = (patterns + row.patterns, seconds + took);
+            history.append(&row.columns(took))?;
+            bar.end_epoch(&row.summary());
+        }
+        self.finish(train_loss, val_loss, patterns as f64 / seconds.max(1e-9))
+    }
+
+    fn stopped_early(&self) -> bool {
+        let patience = self.config.run.early_stop_patience;
+        let stop = patience.is_some_and(|p| self.progress.without_progress >= p);
+        if stop {
+            let best = self.progress.best_epoch;
+            log::info!("stopping: no better loss since epoch {best} (--early-stop-patience)");
+        }
+        stop
+    }
+
+    fn epoch_groups(&self, part: Part, epoch: usize) -> Result<Epoch> {
+        let TrainConfig { model, data, run, .. } = &self.config;
+        self.pool.epoch(part, model, data, run.seed, epoch as u32)
+    }
+
+    /// One epoch: all training batches, then validation, then the checkpoints.
+    fn epoch(&mut self, bar: &mut Bar) -> Result<Row> {
+        let epoch = self.progress.epoch;
+        let groups = self.epoch_groups(Part::Training, epoch)?;
+        let rate = self.config.optimiser.learning_rate
+            * schedule::factor(&self.config.optimiser, &self.progress.schedule, epoch, self.config.run.max_epochs);
+        let (train_loss, norm) = self.learn(&groups, rate, bar)?;
+        let structure = self.structure()?;
+        let val_loss = self.validate()?;
+        let monitored = val_loss.unwrap_or(train_loss);
+        self.structure.push((monitored, structure));
+        self.progress.epoch += 1;
+        schedule::observe(&self.config.optimiser, &mut self.progress.schedule, monitored);
+        let better = self.progress.best_loss.is_none_or(|best| monitored < best);
+        if better {
+            self.progress.best_loss = Some(monitored);
+            self.progress.best_epoch = self.progress.epoch;
+            self.progress.without_progress = 0;
+        } else {
+            self.progress.without_progress += 1;
+        }
+        self.save(better)?;
+        let patterns = groups.index.len();
+        let (epoch, step) = (self.progress.epoch, self.progress.step);
+        Ok(Row { epoch, step, rate, train_loss, val_loss, norm, structure, patterns })
+    }
+
+    /// All steps of an epoch; returns the mean loss and the last gradient norm.
+    fn learn(&mut self, groups: &Epoch, rate: f64, bar: &mut Bar) -> Result<(f64, f64)> {
+        let size = self.config.run.batch_size;
+        let every = self.config.optimiser.accumulate_grad_batches;
+        self.backend.write(self.step.inputs.training, &[1.0])?;
+        let (mut total, mut norm) = (0.0, 0.0);
+        let batches = groups.len().div_ceil(size);
+        for at in 0..batches {
+            // The batches of one step share its weight, also when the last step has fewer groups.
+            let window = at / every * every * size;
+            let in_step = (groups.len() - window).min(every * size);
+            let batch = Batch::new(groups, at * size, size, self.config.model.channels());
+            batch.write(self.backend.as_mut(), &self.step.inputs, &self.pool, in_step)?;
+            if let Some(keep) = self.step.controls.keep {
+                self.backend.write(keep, &[if at % every == 0 { 0.0 } else { 1.0 }])?;
+            }
+            self.backend.run(Stage::Forward)?;
+            self.backend.run(Stage::Backward)?;
+            let loss = f64::from(self.backend.read(self.step.loss)?[0]) * in_step as f64;
+            self.check_finite(loss, &batch)?;
+            total += loss;
+            if at % every == every - 1 || at == batches - 1 {
+                self.update(rate)?;
+                norm = f64::from(self.backend.read(self.step.controls.norm)?[0]);
+            }
+            bar.step(batch.patterns(), Some(loss / batch.len() as f64));
+        }
+        Ok((total / groups.len() as f64, norm))
+    }
+
+    fn check_finite(&self, loss: f64, batch: &Batch) -> Result<()> {
+        if loss.is_finite() {
+            return Ok(());
+        }
+        Err(Error::Run(format!(
+            "the loss is {loss} in epoch {}, patterns {:?}: the step was not applied and the last \
+             checkpoint is whole; try a lower --learning-rate or --gradient-clip-val 1",
+            self.progress.epoch + 1,
+            batch.frames()
+        )))
+    }
+
+    /// One step of the optimiser.
+    fn update(&mut self, rate: f64) -> Result<()> {
+        self.progress.step += 1;
+        let t = i32::try_from(self.progress.step).unwrap_or(i32::MAX);
+        let config = &self.config.optimiser;
+        let biases = [config.adam_beta1, config.adam_beta2].map(|beta| (1.0 - beta.powi(t)) as f32);
+        for &(group, control) in &self.step.controls.rates {
+            let rate = match group {
+                Group::Network => rate,
+                Group::Probe => {
+                    let share = rate / config.learning_rate;
+                    share * config.probe_learning_rate * self.pool.probe_rms()
+                }
+            };
+            self.backend.write(control, &[rate as f32, biases[0], biases[1]])?;
+        }
+        self.backend.run(Stage::Update)
+    }
+
+    /// Mean loss over the validation groups, if there are any.
+    fn validate(&mut self) -> Result<Option<f64>> {
+        let groups = self.epoch_groups(Part::Validation, 0)?;
+        if groups.is_empty() {
+            return Ok(None);
+        }
+        let mut total = 0.0;
+        self.forward(&groups, |trainer, _, in_step| {
+            total += f64::from(trainer.backend.read(trainer.step.loss)?[0]) * in_step as f64;
+            Ok(())
+        })?;
+        Ok(Some(total / groups.len() as f64))
+    }
+
+    /// Runs the forward stage over `groups` and lets `look` read the result of each batch.
+    fn forward(
+        &mut self,
+        groups: &Epoch,
+        mut look: impl FnMut(&mut Trainer, &Batch, usize) -> Result<()>,
+    ) -> Result<()> {
+        let size = self.config.run.batch_size;
+        self.backend.write(self.step.inputs.training, &[0.0])?;
+        for at in (0..groups.len()).step_by(size) {
+            let batch = Batch::new(groups, at, size, self.config.model.channels());
+            batch.write(self.backend.as_mut(), &self.step.inputs, &self.pool, batch.len())?;
+            self.backend.run(Stage::Forward)?;
+            let count = batch.len();
+            look(self, &batch, count)?;
+        }
+        Ok(())
+    }
+
+    /// Mean and spread of the patches in the batch that was run last.
+    fn structure(&mut self) -> Result<Structure> {
+        let [amplitude, phase] = self.step.patch;
+        let (amplitude, phase) = (self.backend.read(amplitude)?, self.backend.read(phase)?);
+        Ok(Structure::of(&amplitude, &phase, &self.pool.illumination(), self.pool.side))
+    }
+
+    /// Data-space figures over the patterns of the first epoch's groups.
+    fn figures(&mut self) -> Result<Option<(f64, f64)>> {
+        let Some(intensity) = self.step.intensity else { return Ok(None) };
+        let groups = self.epoch_groups(Part::Training, 0)?;
+        let mut sums = batch::Sums::default();
+        self.forward(&groups, |trainer, batch, _| {
+            let predicted = trainer.backend.read(intensity)?;
+            let measured = trainer.backend.read(trainer.step.amplitude)?;
+            sums.add(&trainer.pool, batch, &predicted, &measured);
+            Ok(())
+        })?;
+        Ok(Some((sums.residual(), sums.r_factor())))
+    }
+
+    fn save(&mut self, better: bool) -> Result<()> {
+        let checkpoint = Checkpoint {
+            tensors: state::tensors(self.backend.as_mut())?,
+            metadata: state::metadata(&self.learned(), &self.progress, &self.record, self.config.run.seed),
+        };
+        std::fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
+        checkpoint.save(self.folder.join("last.safetensors"))?;
+        if better {
+            checkpoint.save(self.folder.join("best.safetensors"))?;
+        }
+        Ok(())
+    }
+
+    fn learned(&self) -> Learned {
+        let scans = self.pool.members.iter().map(|m| LearnedScan {
+            path: m.source.path.to_string_lossy().into_owned(),
+            sha256: m.source.sha256.clone(),
+            kappa: m.kappa,
+            gauge: m.gauge,
+        });
+        Learned {
+            model: self.config.model.clone(),
+            input_scale: self.pool.input_scale,
+            neighbor_count: self.config.data.neighbor_count,
+            probe_trained: self.step.controls.rates.iter().any(|(g, _)| *g == Group::Probe),
+            scans: scans.collect(),
+        }
+    }
+
+    fn finish(&mut self, train_loss: f64, val_loss: Option<f64>, rate: f64) -> Result<Outcome> {
+        let figures = self.figures()?;
+        let collapse = collapse::describe(&self.structure);
+        let tensors = state::tensors(self.backend.as_mut())?;
+        let weights = Checkpoint { tensors, metadata: serde_json::Value::Null };
+        Ok(Outcome {
+            epochs: self.progress.epoch,
+            steps: self.progress.step,
+            train_loss,
+            val_loss,
+            best_loss: self.progress.best_loss.unwrap_or(f64::NAN),
+            best_epoch: self.progress.best_epoch,
+            residual: figures.map(|f| f.0),
+            r_factor: figures.map(|f| f.1),
+            collapse,
+            weights_sha256: weights.weights_digest(""),
+            patterns_per_second: rate,
+        })
+    }
+}
+
+/// What the plan has to hold.
+fn sizes(config: &TrainConfig, pool: &Pool) -> Result<Sizes> {
+    let frames = pool.members.iter().map(|m| m.first + m.positions.len()).max().unwrap_or(0);
+    let supervised = config.loss.mode == Mode::Supervised;
+    let typical = match config.loss.kind {
+        _ if supervised => 1.0,
+        Loss::Poisson => pool.typical[0],
+        Loss::Mae => pool.typical[1],
+    };
+    Ok(Sizes {
+        batch: config.run.batch_size,
+        frames,
+        scans: pool.members.len(),
+        modes: pool.modes,
+        reach: pool.reach(&config.model, &config.data)?,
+        typical,
+    })
+}
+
+/// One row of history.csv.
+struct Row {
+    epoch: usize,
+    step: u64,
+    rate: f64,
+    train_loss: f64,
+    val_loss: Option<f64>,
+    norm: f64,
+    structure: Structure,
+    patterns: usize,
+}
+
+impl Row {
+    fn columns(&self, seconds: f64) -> [f64; COLUMNS.len()] {
+        let Structure { amplitude_mean, amplitude_std, phase_std } = self.structure;
+        [
+            self.epoch as f64,
+            self.step as f64,
+            self.rate,
+            self.train_loss,
+            self.val_loss.unwrap_or(f64::NAN),
+            self.norm,
+            amplitude_mean,
+            amplitude_std,
+            phase_std,
+            self.patterns as f64 / seconds.max(1e-9),
+            seconds,
+        ]
+    }
+
+    fn summary(&self) -> String {
+        let validation = self.val_loss.map(|v| format!(", validation {v:.5}")).unwrap_or_default();
+        format!("loss {:.5}{validation}", self.train_loss)
+    }
+}

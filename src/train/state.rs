@@ -1,0 +1,127 @@
+//! Between a backend and a checkpoint.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use super::schedule;
+use crate::backend::Backend;
+use crate::checkpoint::{Checkpoint, Tensor};
+use crate::config::ModelConfig;
+use crate::graph::Role;
+use crate::{Error, Result};
+
+/// What belongs in a checkpoint.
+const SAVED: [Role; 4] = [Role::Param, Role::State, Role::Moment1, Role::Moment2];
+
+/// What a network needs to be applied.
+const APPLIED: [Role; 2] = [Role::Param, Role::State];
+
+/// How far a training has come. Everything random depends on these numbers and the seed alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Finished epochs.
+    pub epoch: usize,
+    /// Steps of the optimiser so far.
+    pub step: u64,
+    pub best_loss: Option<f64>,
+    pub best_epoch: usize,
+    /// Epochs since the best loss.
+    pub without_progress: usize,
+    pub schedule: schedule::State,
+}
+
+/// What inference takes over from training.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Learned {
+    pub model: ModelConfig,
+    /// s in x = a·s.
+    pub input_scale: f64,
+    /// K of the groups.
+    pub neighbor_count: usize,
+    /// Whether the checkpoint holds a learned probe.
+    pub probe_trained: bool,
+    pub scans: Vec<LearnedScan>,
+}
+
+/// A scan that was learned from.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LearnedScan {
+    pub path: String,
+    pub sha256: String,
+    pub kappa: f64,
+    /// The engine's probe is this times the file's.
+    pub gauge: f64,
+}
+
+/// Reads all that is worth keeping.
+pub fn tensors(backend: &mut dyn Backend) -> Result<BTreeMap<String, Tensor>> {
+    let wanted: Vec<_> = SAVED
+        .iter()
+        .flat_map(|&role| backend.plan().of_role(role))
+        .map(|(v, slot)| (v, slot.name.clone(), slot.shape.clone()))
+        .collect();
+    let mut tensors = BTreeMap::new();
+    for (v, name, shape) in wanted {
+        tensors.insert(name, Tensor { shape, data: backend.read(v)? });
+    }
+    Ok(tensors)
+}
+
+/// Writes everything back to resume a training from `path`.
+pub fn restore(backend: &mut dyn Backend, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
+    write(backend, checkpoint, path, &SAVED)
+}
+
+/// Writes the network alone.
+pub fn apply(backend: &mut dyn Backend, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
+    write(backend, checkpoint, path, &APPLIED)
+}
+
+fn write(
+    backend: &mut dyn Backend,
+    checkpoint: &Checkpoint,
+    path: &Path,
+    roles: &[Role],
+) -> Result<()> {
+    let wanted: Vec<_> = roles
+        .iter()
+        .flat_map(|&role| backend.plan().of_role(role))
+        .map(|(v, slot)| (v, slot.name.clone(), slot.shape.clone()))
+        .collect();
+    for (v, name, shape) in wanted {
+        let tensor = checkpoint.tensors.get(&name).ok_or_else(|| {
+            let problem = format!("has no tensor `{name}`: it was written by another network");
+            Error::input(path, problem)
+        })?;
+        if tensor.shape != shape {
+            let found = &tensor.shape;
+            let problem = format!("`{name}` has shape {found:?}, the network needs {shape:?}");
+            return Err(Error::input(path, problem));
+        }
+        backend.write(v, &tensor.data)?;
+    }
+    Ok(())
+}
+
+/// One part of a checkpoint's metadata.
+pub fn part<T: for<'a> Deserialize<'a>>(checkpoint: &Checkpoint, name: &str, path: &Path) -> Result<T> {
+    let part = checkpoint.metadata.get(name).cloned().unwrap_or(Json::Null);
+    serde_json::from_value(part).map_err(|e| {
+        let problem = format!("`{name}` in its metadata is not what this version writes ({e})");
+        Error::input(path, problem)
+    })
+}
+
+/// The metadata of a checkpoint.
+pub fn metadata(learned: &Learned, progress: &Progress, configuration: &Json, seed: u64) -> Json {
+    json!({
+        "software": concat!("ptycho-gpu ", env!("CARGO_PKG_VERSION")),
+        "seed": seed,
+        "learned": learned,
+        "progress": progress,
+        "configuration": configuration,
+    })
+}
