@@ -110,7 +110,7 @@ fn narrow_phase_around_pi_is_one_smooth_ramp() {
         .map(|column| layout.pixel(0, column))
         .map(|(x, y)| luminance(bitmap.get(x, y)))
         .collect();
-    assert!(light.windows(2).all(|pair| pair[1] >= pair[0]), "{light:?}");
+    assert!(light.windows(2).all(|pair| pair[1] >= pair[0] - 0.005), "{light:?}");
     assert!(light[63] - light[0] > 0.3);
 }
 
@@ -118,7 +118,7 @@ fn narrow_phase_around_pi_is_one_smooth_ramp() {
 fn the_cyclic_map_has_no_seam_and_the_sequential_map_gets_steadily_lighter() {
     for i in 0..360 {
         let step = |i: i32| Colormap::Cyclic.at(f64::from(i) / 360.0);
-        assert!(distance(step(i), step(i + 1)) <= 6, "at {i} degrees");
+        assert!(distance(step(i), step(i + 1)) <= 8, "at {i} degrees");
     }
     let light: Vec<f64> =
         (0..=100).map(|i| luminance(Colormap::Sequential.at(f64::from(i) / 100.0))).collect();

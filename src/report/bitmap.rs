@@ -72,6 +72,7 @@ impl Bitmap {
         };
         for (i, character) in text.chars().enumerate() {
             let left = left + i * font::ADVANCE * scale;
+            let y = y + font::descent(character) * scale;
             for (row, bits) in font::glyph(character).into_iter().enumerate() {
                 for column in (0..5).filter(|column| bits >> (4 - column) & 1 == 1) {
                     self.fill(left + column * scale, y + row * scale, scale, scale, INK);

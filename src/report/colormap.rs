@@ -20,9 +20,9 @@ pub enum Colormap {
     Sequential,
     /// From black to white.
     Gray,
-    /// Once around the hues, for angles: −π and +π are one colour. The lightness follows the sine,
+    /// Once around the hues, for angles: −π and +π are one colour. The lightness rises and falls once,
     /// because the eye sees fine detail by lightness alone: on the half turn from −π/2 to π/2,
-    /// where most objects lie, it rises throughout.
+    /// where most objects lie, it rises evenly.
     Cyclic,
 }
 
@@ -47,8 +47,8 @@ fn table(len: usize, color: impl Fn(f64) -> Rgb) -> Vec<Rgb> {
 fn sequential(t: f64) -> Rgb {
     let lightness = 0.16 + 0.79 * t;
     let hue = (300.0 - 195.0 * t).to_radians();
-    // Muted in the dark, vivid in the middle and at the bright end.
-    let chroma = 0.07 + 0.10 * (t * 1.6).min(1.0);
+    // More colour only where screens have it: a clipped chroma shows as a false edge.
+    let chroma = 0.085 + 0.085 * t * t;
     in_gamut(lightness, chroma, hue)
 }
 
@@ -56,7 +56,10 @@ fn cyclic(t: f64) -> Rgb {
     let angle = TAU * t - PI;
     // Yellow at π/2 and blue at −π/2, opposite hues that are by nature light and dark.
     let hue = angle + 10f64.to_radians();
-    in_gamut(0.64 + 0.21 * angle.sin(), 0.145, hue)
+    // Nearly straight ramps with rounded turns.
+    const ROUND: f64 = 0.97;
+    let ramp = (ROUND * angle.sin()).asin() / ROUND.asin();
+    in_gamut(0.64 + 0.20 * ramp, 0.12, hue)
 }
 
 /// The colour of this lightness and hue, with as much of the chroma as a screen can show.

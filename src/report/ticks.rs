@@ -51,7 +51,7 @@ fn format_number(value: f64, step: f64) -> String {
         let digits = (value.abs().log10().floor() - step.abs().log10().floor()).max(0.0);
         format!("{value:.*e}", digits as usize)
     } else {
-        format!("{value:.*}", (-step.abs().log10() + 1e-9).ceil().max(0.0) as usize)
+        format!("{value:.*}", (-step.abs().log10() - 1e-9).ceil().max(0.0) as usize)
     };
     text.replace('-', "−")
 }
