@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "SCAN.npz", help_heading = "Data")]
     pub test_data_file: Option<PathBuf>,
     /// Fraction of the groups held out for validation where there is no test file [default: 0]
-    #[arg(long, value_name = "FRACTION", help_heading = "Data")]
+    #[arg(long, value_parser = finite, value_name = "FRACTION", help_heading = "Data")]
     pub validation_split: Option<f64>,
     /// Groups per epoch [default: all]
     #[arg(long, visible_alias = "n-groups", value_name = "GROUPS", help_heading = "Data")]
@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "PATTERNS", help_heading = "Data")]
     pub neighbor_count: Option<usize>,
     /// Mean photons per pattern of data that are not in counts [default: the file's, else 1e9]
-    #[arg(long, visible_alias = "n-photons", value_name = "PHOTONS", help_heading = "Data")]
+    #[arg(long, value_parser = finite, visible_alias = "n-photons", value_name = "PHOTONS", help_heading = "Data")]
     pub nphotons: Option<f64>,
     /// What the numbers in the file are [default: auto]
     #[arg(long, ignore_case = true, help_heading = "Data")]
@@ -79,47 +79,47 @@ pub struct Args {
     #[arg(long, ignore_case = true, help_heading = "Loss")]
     pub mode: Option<Mode>,
     /// Weight of the total variation of the amplitude [default: 0]
-    #[arg(long, value_name = "WEIGHT", help_heading = "Loss")]
+    #[arg(long, value_parser = finite, value_name = "WEIGHT", help_heading = "Loss")]
     pub tv_amplitude: Option<f64>,
     /// Weight of the total variation of the phase [default: 0]
-    #[arg(long, value_name = "WEIGHT", help_heading = "Loss")]
+    #[arg(long, value_parser = finite, value_name = "WEIGHT", help_heading = "Loss")]
     pub tv_phase: Option<f64>,
     /// Weight of the mean deviation of the amplitude [default: 0]
-    #[arg(long, value_name = "WEIGHT", help_heading = "Loss")]
+    #[arg(long, value_parser = finite, value_name = "WEIGHT", help_heading = "Loss")]
     pub md_amplitude: Option<f64>,
     /// Weight of the mean deviation of the phase [default: 0]
-    #[arg(long, value_name = "WEIGHT", help_heading = "Loss")]
+    #[arg(long, value_parser = finite, value_name = "WEIGHT", help_heading = "Loss")]
     pub md_phase: Option<f64>,
     /// Photons per pixel added to every prediction, for dark pixels [default: 1e-6]
-    #[arg(long, value_name = "PHOTONS", help_heading = "Loss")]
+    #[arg(long, value_parser = finite, value_name = "PHOTONS", help_heading = "Loss")]
     pub epsilon_photons: Option<f64>,
 
     /// Rule that turns a gradient into a step [default: adam]
     #[arg(long, visible_alias = "optimiser", ignore_case = true, help_heading = "Optimiser")]
     pub optimizer: Option<Optimiser>,
     /// Learning rate before the schedule [default: 1e-3]
-    #[arg(long, value_name = "RATE", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "RATE", help_heading = "Optimiser")]
     pub learning_rate: Option<f64>,
     /// Decay of Adam's first moment [default: 0.9]
-    #[arg(long, value_name = "BETA", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "BETA", help_heading = "Optimiser")]
     pub adam_beta1: Option<f64>,
     /// Decay of Adam's second moment [default: 0.999]
-    #[arg(long, value_name = "BETA", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "BETA", help_heading = "Optimiser")]
     pub adam_beta2: Option<f64>,
     /// Added to the root of Adam's second moment [default: 1e-8]
-    #[arg(long, value_name = "EPSILON", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "EPSILON", help_heading = "Optimiser")]
     pub adam_epsilon: Option<f64>,
     /// Nesterov momentum of SGD [default: 0.9]
-    #[arg(long, value_name = "MOMENTUM", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "MOMENTUM", help_heading = "Optimiser")]
     pub momentum: Option<f64>,
     /// L2 penalty (adam, sgd) or decoupled decay (adamw) of the weights [default: 0]
-    #[arg(long, value_name = "DECAY", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "DECAY", help_heading = "Optimiser")]
     pub weight_decay: Option<f64>,
     /// The learning rate over the epochs [default: constant]
     #[arg(long, visible_alias = "scheduler", ignore_case = true, help_heading = "Optimiser")]
     pub schedule: Option<Schedule>,
     /// Exponential schedule: factor per epoch [default: 0.95]
-    #[arg(long, value_name = "FACTOR", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "FACTOR", help_heading = "Optimiser")]
     pub exponential_decay: Option<f64>,
     /// Cosine schedule: epochs of linear warm-up [default: 0]
     #[arg(
@@ -130,22 +130,22 @@ pub struct Args {
     )]
     pub warmup_epochs: Option<usize>,
     /// Cosine schedule: last learning rate over the first [default: 0.1]
-    #[arg(long, value_name = "RATIO", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "RATIO", help_heading = "Optimiser")]
     pub lr_min_ratio: Option<f64>,
     /// Plateau schedule: factor on the learning rate [default: 0.5]
-    #[arg(long, value_name = "FACTOR", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "FACTOR", help_heading = "Optimiser")]
     pub plateau_factor: Option<f64>,
     /// Plateau schedule: epochs without progress that are let pass [default: 2]
     #[arg(long, value_name = "EPOCHS", help_heading = "Optimiser")]
     pub plateau_patience: Option<usize>,
     /// Plateau schedule: lowest learning rate [default: 5e-5]
-    #[arg(long, value_name = "RATE", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "RATE", help_heading = "Optimiser")]
     pub plateau_min_lr: Option<f64>,
     /// Plateau schedule: relative fall of the loss that counts as progress [default: 0]
-    #[arg(long, value_name = "FRACTION", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "FRACTION", help_heading = "Optimiser")]
     pub plateau_threshold: Option<f64>,
     /// Limit on the gradient [default: none]
-    #[arg(long, value_name = "LIMIT", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "LIMIT", help_heading = "Optimiser")]
     pub gradient_clip_val: Option<f64>,
     /// What the limit applies to [default: norm]
     #[arg(long, ignore_case = true, help_heading = "Optimiser")]
@@ -158,7 +158,7 @@ pub struct Args {
           value_name = "BOOL", help_heading = "Optimiser")]
     pub probe_trainable: Option<bool>,
     /// Learning rate of the probe, in units of its rms amplitude [default: 1e-2]
-    #[arg(long, value_name = "RATE", help_heading = "Optimiser")]
+    #[arg(long, value_parser = finite, value_name = "RATE", help_heading = "Optimiser")]
     pub probe_learning_rate: Option<f64>,
 
     /// Folder for checkpoints, history, run.json and log
@@ -235,4 +235,10 @@ pub fn run(args: Args) -> Result<()> {
         .map_err(|error| Error::Run(format!("cannot print the configuration: {error}")))?;
     println!("{text}");
     Ok(())
+}
+
+/// A record of the run could not hold infinity or NaN, and no option means anything with them.
+fn finite(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number".to_string())?;
+    if value.is_finite() { Ok(value) } else { Err("not a finite number".into()) }
 }

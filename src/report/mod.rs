@@ -6,6 +6,24 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
+pub mod bitmap;
+pub mod colormap;
+mod curve;
+mod font;
+pub mod history;
+pub mod log;
+mod picture;
+mod progress;
+mod run;
+mod ticks;
+
+pub use colormap::Colormap;
+pub use curve::{Curve, Series, draw_curve, write_curve};
+pub use history::History;
+pub use picture::{Layout, Picture, Range, draw_image, write_image};
+pub use progress::Progress;
+pub use run::RunRecord;
+
 /// Writes `bytes` to `path` so that the file is either whole or not there: a temporary file in
 /// the same folder, fsync, rename, fsync of the folder. A failure removes the temporary file.
 pub fn atomic_write(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
