@@ -34,7 +34,9 @@ const BLOCK: usize = 1 << 14;
 pub struct Checkpoint {
     /// By name; weights, moments and whatever else is numbers.
     pub tensors: BTreeMap<String, Tensor>,
-    /// Configuration, normalisation, progress, provenance. The order of its keys is kept.
+    /// Configuration, normalisation, progress, provenance. The order of its keys is kept. A
+    /// fraction may come back one unit in the last place of f64 away, as JSON is read here: numbers
+    /// that must keep every bit go in as integers (`to_bits`) or as tensors.
     pub metadata: Value,
 }
 

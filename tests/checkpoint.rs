@@ -204,7 +204,9 @@ fn a_target_that_is_a_folder_leaves_no_temporary_file() {
 /// Not a test of its own: what the next test runs in a process that may only write small files.
 #[test]
 fn child_saves_a_large_checkpoint() {
-    let Ok(target) = std::env::var(CHILD_TARGET) else { return };
+    let Ok(target) = std::env::var(CHILD_TARGET) else {
+        return;
+    };
     let mut checkpoint = sample();
     checkpoint
         .tensors
@@ -263,7 +265,7 @@ fn a_checkpoint_is_found_in_a_file_a_run_and_its_folder() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {

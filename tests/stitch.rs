@@ -243,9 +243,35 @@ fn the_consistency_is_the_weighted_deviation() {
 }
 
 #[test]
+fn the_weights_count_in_mean_and_deviation() {
+    // Two patches, one column apart: in the middle the first counts 3, the second 1.
+    let patches = Array3::from_shape_fn((2, 2, 2), |(i, _, _)| Complex32::new(0.0, 8.0 * i as f32));
+    let map = Array2::from_shape_fn((2, 2), |(_, k)| if k == 0 { 1.0 } else { 3.0 });
+    let positions = [at(0.0, 0.0), at(1.0, 0.0)];
+    let canvas = Canvas::around(&positions, 2).unwrap();
+    let options = Options { crop: 2, weights: Weights::Map(map) };
+    let result = stitch(patches.view(), &positions, &canvas, &options).unwrap();
+    assert_eq!(result.weights.row(0).to_vec(), [1.0, 4.0, 3.0]);
+    assert_eq!(result.object[[0, 1]], Complex32::new(0.0, 2.0));
+    // √(3 · 2² + 1 · 6²) / √4.
+    assert!((result.consistency[[0, 1]] - 12f32.sqrt()).abs() < 1e-6);
+}
+
+/// Patches whose sums cancel down to the rounding of f64, so that any other order of adding shows.
+fn cancelling(pairs: usize) -> (Array3<Complex32>, Vec<Position>) {
+    let mut patches = random_patches(2 * pairs, 6);
+    let (mut first, mut second) = patches.view_mut().split_at(Axis(0), pairs);
+    for (i, mut patch) in first.outer_iter_mut().enumerate() {
+        patch.mapv_inplace(|z| z * 10f32.powi((5 * i % 17) as i32));
+    }
+    second.assign(&first.mapv(|z| -z));
+    let places = positions(pairs, false, 5);
+    (patches, [&places[..], &places[..]].concat())
+}
+
+#[test]
 fn the_size_of_the_batches_does_not_change_a_bit() {
-    let (positions, patches, options) =
-        (positions(37, false, 5), random_patches(37, 6), uneven(20));
+    let ((patches, positions), options) = (cancelling(19), uneven(20));
     let canvas = Canvas::around(&positions, 20).unwrap();
     let whole = bits(&stitch(patches.view(), &positions, &canvas, &options).unwrap());
     for batch in [1, 4, 16, 36] {
@@ -261,7 +287,7 @@ fn the_size_of_the_batches_does_not_change_a_bit() {
 
 #[test]
 fn the_number_of_threads_does_not_change_a_bit() {
-    let (positions, patches) = (positions(200, false, 7), random_patches(200, 8));
+    let (patches, positions) = cancelling(100);
     let canvas = Canvas::around(&positions, 20).unwrap();
     let with = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -399,7 +425,7 @@ fn inner(a: impl Iterator<Item = Complex64>, b: impl Iterator<Item = Complex64>)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
 
     /// ⟨Σ shares of P, Z⟩ = ⟨P, patches of Z⟩: stitching spreads with the weights that extraction
     /// gathers with. Both sides are rounded to f32, hence 1e-5.
