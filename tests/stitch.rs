@@ -245,14 +245,15 @@ fn the_consistency_is_the_weighted_deviation() {
 #[test]
 fn the_weights_count_in_mean_and_deviation() {
     // Two patches, one column apart: in the middle the first counts 3, the second 1.
-    let patches = Array3::from_shape_fn((2, 2, 2), |(i, _, _)| Complex32::new(0.0, 8.0 * i as f32));
+    let patches =
+        Array3::from_shape_fn((2, 2, 2), |(i, _, _)| Complex32::new(0.0, 4.0 + 8.0 * i as f32));
     let map = Array2::from_shape_fn((2, 2), |(_, k)| if k == 0 { 1.0 } else { 3.0 });
     let positions = [at(0.0, 0.0), at(1.0, 0.0)];
     let canvas = Canvas::around(&positions, 2).unwrap();
     let options = Options { crop: 2, weights: Weights::Map(map) };
     let result = stitch(patches.view(), &positions, &canvas, &options).unwrap();
     assert_eq!(result.weights.row(0).to_vec(), [1.0, 4.0, 3.0]);
-    assert_eq!(result.object[[0, 1]], Complex32::new(0.0, 2.0));
+    assert_eq!(result.object[[0, 1]], Complex32::new(0.0, 6.0));
     // √(3 · 2² + 1 · 6²) / √4.
     assert!((result.consistency[[0, 1]] - 12f32.sqrt()).abs() < 1e-6);
 }
