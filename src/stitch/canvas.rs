@@ -1,0 +1,97 @@
+//! The rectangle of object pixels that a set of patches covers.
+
+use crate::data::scan::Position;
+use crate::{Error, Result};
+
+/// What stitching holds per canvas pixel: the running sums and the three result arrays.
+const BYTES_PER_PIXEL: f64 = 56.0;
+
+/// The limit where the system does not say how much memory is free: 64 GiB.
+const FALLBACK_BYTES: f64 = 64.0 * GIB;
+
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// Coordinates beyond this no longer have a fraction in f64.
+const LARGEST_COORDINATE: f64 = (1u64 << 52) as f64;
+
+/// A rectangle of object pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Canvas {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Object pixel (row, column) of canvas pixel (0, 0); negative where the scan starts before the
+    /// object's own first pixel.
+    pub origin_yx: [i64; 2],
+}
+
+impl Canvas {
+    /// The smallest canvas that holds a `crop` × `crop` square around every position, with the
+    /// neighbours that bilinear shares reach at fractional positions.
+    ///
+    /// One position, or many equal ones, give a canvas of the crop alone. Errors: no positions, a
+    /// position that is not finite, a canvas larger than the memory.
+    pub fn around(positions: &[Position], crop: usize) -> Result<Canvas> {
+        if positions.is_empty() {
+            return Err(Error::Run("a canvas needs at least one position".into()));
+        }
+        for (index, Position { x, y }) in positions.iter().enumerate() {
+            if !(x.abs() <= LARGEST_COORDINATE && y.abs() <= LARGEST_COORDINATE) {
+                return Err(Error::Run(format!(
+                    "position {index} is (x {x}, y {y}): a canvas needs finite coordinates in object pixels"
+                )));
+            }
+        }
+        let (top, height) = extent(positions.iter().map(|p| p.y), crop);
+        let (left, width) = extent(positions.iter().map(|p| p.x), crop);
+        let canvas = Canvas { height, width, origin_yx: [top, left] };
+        canvas.check_size()?;
+        Ok(canvas)
+    }
+
+    /// An error if the canvas has no pixels, or more than the free memory can stitch.
+    pub(super) fn check_size(&self) -> Result<()> {
+        if self.height == 0 || self.width == 0 {
+            return Err(Error::Run(format!(
+                "a canvas of {} × {} pixels holds nothing",
+                self.height, self.width
+            )));
+        }
+        let free = free_bytes().unwrap_or(FALLBACK_BYTES);
+        if self.bytes() > free {
+            return Err(self.too_large(&format!("{:.1} GiB are free", free / GIB)));
+        }
+        Ok(())
+    }
+
+    pub(super) fn too_large(&self, limit: &str) -> Error {
+        Error::Run(format!(
+            "a canvas of {} × {} pixels takes {:.1} GiB to stitch ({limit}): are the coordinates in object pixels, \
+             and is there a stray one?",
+            self.height,
+            self.width,
+            self.bytes() / GIB
+        ))
+    }
+
+    fn bytes(&self) -> f64 {
+        self.height as f64 * self.width as f64 * BYTES_PER_PIXEL
+    }
+}
+
+/// First pixel and number of pixels along one axis.
+fn extent(coordinates: impl Iterator<Item = f64>, crop: usize) -> (i64, usize) {
+    let (low, high) =
+        coordinates.fold((f64::MAX, f64::MIN), |(low, high), c| (low.min(c), high.max(c)));
+    let (first, last) = (low.floor() as i64, high.ceil() as i64);
+    (first - (crop / 2) as i64, (last - first) as usize + crop)
+}
+
+/// The memory that can be had without swapping, where the system tells.
+fn free_bytes() -> Option<f64> {
+    let table = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024.0)
+}

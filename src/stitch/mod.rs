@@ -1,0 +1,380 @@
+//! Many overlapping patches → one object on one canvas.
+//!
+//! With p the position of patch i relative to the canvas origin, crop pixel (j, k) of the patch lies
+//! at canvas point (p_y − c/2 + j, p_x − c/2 + k) and is shared out bilinearly among its four
+//! neighbours. Written as a gather: a canvas pixel looks back into every patch that covers it,
+//! interpolates w·O and w there (zero outside the crop), and the object is Σ wO / Σ w.
+//!
+//! Sums are kept in f64. A canvas row belongs to one thread, which walks the patches of that row in
+//! ascending index, so the bits depend neither on the number of threads nor on how the patches were
+//! cut into batches.
+
+use ndarray::{Array2, ArrayView3};
+use num_complex::Complex32;
+use rayon::prelude::*;
+
+use crate::data::scan::Position;
+use crate::{Error, Result};
+
+mod canvas;
+mod extract;
+mod orientation;
+
+pub use canvas::Canvas;
+pub use extract::extract;
+pub use orientation::Orientation;
+
+/// Below this fraction of the largest weight of a crop, Σw is the rounding of a coordinate rather
+/// than coverage, and the pixel counts as empty.
+const NEGLIGIBLE: f64 = 1e-9;
+
+/// Which part of a patch is used, and how much each pixel of it counts.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Side c of the centred square that is cut out of every patch, in pixels: even, at most N.
+    pub crop: usize,
+    pub weights: Weights,
+}
+
+/// The weight w of each pixel of the crop.
+#[derive(Clone, Debug)]
+pub enum Weights {
+    /// 1 everywhere.
+    Uniform,
+    /// [crop, crop], finite and ≥ 0, in any unit: for example the probe's intensity Σ|P|², which
+    /// trusts a patch where it was illuminated.
+    Map(Array2<f32>),
+}
+
+/// The result of stitching; every array is [canvas height, canvas width].
+#[derive(Clone, Debug)]
+pub struct Stitched {
+    /// Weighted mean of the patches; 0 where no patch reaches.
+    pub object: Array2<Complex32>,
+    /// Σw, 0 where no patch reaches.
+    pub weights: Array2<f32>,
+    /// Weighted standard deviation √(Σw|O_i − Ō|² / Σw) of the patches that cover a pixel, in units
+    /// of the object; 0 where fewer than two do.
+    pub consistency: Array2<f32>,
+}
+
+/// Stitches all patches at once.
+///
+/// `patches` is [M, N, N]; `positions` are the M patch centres in object pixels. Errors: as
+/// [`Stitcher::new`], [`Stitcher::add`] and [`Stitcher::finish`].
+pub fn stitch(
+    patches: ArrayView3<Complex32>,
+    positions: &[Position],
+    canvas: &Canvas,
+    options: &Options,
+) -> Result<Stitched> {
+    let mut stitcher = Stitcher::new(canvas, options)?;
+    stitcher.add(patches, positions)?;
+    stitcher.finish()
+}
+
+/// Stitches patches as they come, in batches of any size, without holding them.
+#[derive(Debug)]
+pub struct Stitcher {
+    canvas: Canvas,
+    crop: usize,
+    /// [crop, crop], row-major.
+    weights: Vec<f32>,
+    /// [height, width], row-major.
+    cells: Vec<Cell>,
+    added: usize,
+}
+
+/// What a canvas pixel remembers of the patches seen so far.
+#[derive(Clone, Copy, Debug, Default)]
+struct Cell {
+    /// Σw.
+    weight: f64,
+    /// Σ w Re O and Σ w Im O.
+    sum: [f64; 2],
+    /// Σ w|O|².
+    square: f64,
+    /// How many patches had a weight here.
+    cover: u32,
+}
+
+impl Stitcher {
+    /// An empty canvas.
+    ///
+    /// Errors: an odd or empty crop, weights of another shape, negative, not finite or all zero, a
+    /// canvas without pixels or larger than the memory.
+    pub fn new(canvas: &Canvas, options: &Options) -> Result<Stitcher> {
+        let crop = options.crop;
+        if crop == 0 || !crop.is_multiple_of(2) {
+            return Err(Error::Config(format!(
+                "the stitching crop is {crop}: it must be even and at least 2"
+            )));
+        }
+        canvas.check_size()?;
+        let mut cells = Vec::new();
+        cells
+            .try_reserve_exact(canvas.height * canvas.width)
+            .map_err(|_| canvas.too_large("more than this machine gives"))?;
+        cells.resize(canvas.height * canvas.width, Cell::default());
+        let weights = weight_map(&options.weights, crop)?;
+        Ok(Stitcher { canvas: *canvas, crop, weights, cells, added: 0 })
+    }
+
+    /// Adds the next patches, [B, N, N], at their B positions (object pixels).
+    ///
+    /// Batches are added in the order of the patch index. After an error nothing of the batch has
+    /// been added. Errors, with the index of the patch counted over all batches: another number of
+    /// positions than patches, patches that are not square, of odd side or smaller than the crop, a
+    /// patch or position that is not finite, a patch that does not lie on the canvas entirely.
+    pub fn add(&mut self, patches: ArrayView3<Complex32>, positions: &[Position]) -> Result<()> {
+        let (frames, side) = self.check_shape(&patches, positions)?;
+        if frames == 0 {
+            return Ok(());
+        }
+        let placements = (self.added..)
+            .zip(positions)
+            .map(|(index, position)| self.place(index, *position))
+            .collect::<Result<Vec<_>>>()?;
+        let patches = patches.as_standard_layout();
+        let pixels = patches.as_slice().expect("a standard layout is contiguous");
+        self.check_finite(pixels, side * side)?;
+        let rows = RowLists::new(&placements, self.canvas.height);
+        let (crop, weights) = (self.crop, &self.weights);
+        self.cells.par_chunks_mut(self.canvas.width).enumerate().for_each(|(y, cells)| {
+            for &i in rows.of(y) {
+                let patch = &pixels[i * side * side..(i + 1) * side * side];
+                Crop { patch, side, weights, crop }.add_row(cells, y, &placements[i]);
+            }
+        });
+        self.added += frames;
+        Ok(())
+    }
+
+    /// The weighted mean of everything that was added.
+    ///
+    /// Error: nothing was added.
+    pub fn finish(self) -> Result<Stitched> {
+        if self.added == 0 {
+            return Err(Error::Run("there are no patches to stitch".into()));
+        }
+        let largest = self.weights.iter().copied().fold(0.0, f32::max);
+        let negligible = NEGLIGIBLE * f64::from(largest);
+        let shape = (self.canvas.height, self.canvas.width);
+        let mut result = Stitched {
+            object: Array2::zeros(shape),
+            weights: Array2::zeros(shape),
+            consistency: Array2::zeros(shape),
+        };
+        let pixels = result.object.iter_mut().zip(&mut result.weights).zip(&mut result.consistency);
+        for (cell, ((object, weight), deviation)) in self.cells.iter().zip(pixels) {
+            if cell.weight <= negligible {
+                continue;
+            }
+            let [re, im] = cell.sum.map(|sum| sum / cell.weight);
+            *object = Complex32::new(re as f32, im as f32);
+            *weight = cell.weight as f32;
+            if cell.cover > 1 {
+                let variance = cell.square / cell.weight - (re * re + im * im);
+                *deviation = variance.max(0.0).sqrt() as f32;
+            }
+        }
+        Ok(result)
+    }
+
+    /// The number of patches and their side.
+    fn check_shape(
+        &self,
+        patches: &ArrayView3<Complex32>,
+        positions: &[Position],
+    ) -> Result<(usize, usize)> {
+        let (frames, height, width) = patches.dim();
+        if frames != positions.len() {
+            let found = positions.len();
+            return Err(Error::Run(format!(
+                "{frames} patches come with {found} positions: one each is needed"
+            )));
+        }
+        if frames > 0 && (height != width || height % 2 != 0) {
+            return Err(Error::Run(format!(
+                "patches of {height} × {width} pixels: they must be square and of even side"
+            )));
+        }
+        if frames > 0 && height < self.crop {
+            let crop = self.crop;
+            return Err(Error::Config(format!(
+                "the stitching crop of {crop} pixels exceeds the patch of {height}"
+            )));
+        }
+        Ok((frames, height))
+    }
+
+    fn check_finite(&self, pixels: &[Complex32], patch_pixels: usize) -> Result<()> {
+        let bad = pixels
+            .par_chunks(patch_pixels)
+            .position_first(|patch| !patch.iter().all(|z| z.is_finite()));
+        match bad {
+            None => Ok(()),
+            Some(i) => {
+                let index = self.added + i;
+                Err(Error::Run(format!(
+                    "patch {index} holds NaN or infinity, so there is nothing to stitch there"
+                )))
+            }
+        }
+    }
+
+    /// Where the crop of the patch with this index lies; an error if any of it leaves the canvas.
+    fn place(&self, index: usize, position: Position) -> Result<Placement> {
+        let Position { x, y } = position;
+        if !(x.is_finite() && y.is_finite()) {
+            return Err(Error::Run(format!(
+                "the position of patch {index} is (x {x}, y {y}): not finite"
+            )));
+        }
+        let [origin_y, origin_x] = self.canvas.origin_yx;
+        let rows = Span::new(y - origin_y as f64, self.crop, self.canvas.height);
+        let columns = Span::new(x - origin_x as f64, self.crop, self.canvas.width);
+        match (rows, columns) {
+            (Some(rows), Some(columns)) => Ok(Placement { rows, columns }),
+            _ => {
+                let (crop, Canvas { height, width, .. }) = (self.crop, self.canvas);
+                Err(Error::Run(format!(
+                    "patch {index} at (x {x}, y {y}) with a crop of {crop} pixels leaves the canvas of \
+                     {height} × {width} pixels that starts at (x {origin_x}, y {origin_y})"
+                )))
+            }
+        }
+    }
+}
+
+fn weight_map(weights: &Weights, crop: usize) -> Result<Vec<f32>> {
+    let Weights::Map(map) = weights else { return Ok(vec![1.0; crop * crop]) };
+    if map.dim() != (crop, crop) {
+        let (height, width) = map.dim();
+        return Err(Error::Config(format!(
+            "stitching weights of {height} × {width} pixels for a crop of {crop} × {crop}"
+        )));
+    }
+    if !map.iter().all(|w| w.is_finite() && *w >= 0.0) {
+        return Err(Error::Config("stitching weights must be finite and not negative".into()));
+    }
+    if map.iter().all(|w| *w == 0.0) {
+        return Err(Error::Config("stitching weights are zero everywhere in the crop".into()));
+    }
+    Ok(map.iter().copied().collect())
+}
+
+/// Where a crop lies on the canvas.
+#[derive(Clone, Copy, Debug)]
+struct Placement {
+    rows: Span,
+    columns: Span,
+}
+
+/// The canvas pixels that a crop touches along one axis.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    first: usize,
+    /// The crop, plus one if it lies between pixels.
+    len: usize,
+    /// How far crop pixel 0 lies beyond canvas pixel `first`, in [0, 1).
+    fraction: f64,
+}
+
+impl Span {
+    /// `centre` is a canvas coordinate. None if the span leaves 0..size.
+    fn new(centre: f64, crop: usize, size: usize) -> Option<Span> {
+        let start = centre - (crop / 2) as f64;
+        let first = start.floor();
+        let fraction = start - first;
+        let len = crop + usize::from(fraction > 0.0);
+        let fits = first >= 0.0 && first + len as f64 <= size as f64;
+        fits.then_some(Span { first: first as usize, len, fraction })
+    }
+}
+
+/// For every canvas row the patches that touch it, in ascending index: what makes the work linear
+/// in the number of patches.
+struct RowLists {
+    /// Row y owns `patches[starts[y]..starts[y + 1]]`.
+    starts: Vec<usize>,
+    patches: Vec<usize>,
+}
+
+impl RowLists {
+    fn new(placements: &[Placement], height: usize) -> RowLists {
+        let touched = |p: &Placement| p.rows.first..p.rows.first + p.rows.len;
+        let mut starts = vec![0; height + 1];
+        placements.iter().flat_map(touched).for_each(|y| starts[y + 1] += 1);
+        for y in 0..height {
+            starts[y + 1] += starts[y];
+        }
+        let mut next = starts.clone();
+        let mut patches = vec![0; starts[height]];
+        for (i, placement) in placements.iter().enumerate() {
+            for y in touched(placement) {
+                patches[next[y]] = i;
+                next[y] += 1;
+            }
+        }
+        RowLists { starts, patches }
+    }
+
+    fn of(&self, y: usize) -> &[usize] {
+        &self.patches[self.starts[y]..self.starts[y + 1]]
+    }
+}
+
+/// The centred crop of one patch, with its weights.
+struct Crop<'a> {
+    /// [side, side].
+    patch: &'a [Complex32],
+    side: usize,
+    /// [crop, crop].
+    weights: &'a [f32],
+    crop: usize,
+}
+
+impl Crop<'_> {
+    /// Adds what the patch holds for canvas row `y` to the cells of that row.
+    fn add_row(&self, cells: &mut [Cell], y: usize, placement: &Placement) {
+        let Span { first, len, fraction } = placement.columns;
+        let row = y - placement.rows.first;
+        let mut left = [0.0; 3];
+        for (k, cell) in cells[first..first + len].iter_mut().enumerate() {
+            let here = self.between_rows(row, k, placement.rows.fraction);
+            let [weight, re, im] = blend(here, left, fraction);
+            left = here;
+            if weight > 0.0 {
+                cell.weight += weight;
+                cell.sum[0] += re;
+                cell.sum[1] += im;
+                // The patch's own value here is (re, im) / weight, and w|O|² is formed of that.
+                cell.square += (re * re + im * im) / weight;
+                cell.cover = cell.cover.saturating_add(1);
+            }
+        }
+    }
+
+    /// (w, w Re O, w Im O) at crop column `k`, `fraction` of a pixel above crop row `row`.
+    fn between_rows(&self, row: usize, k: usize, fraction: f64) -> [f64; 3] {
+        let above = if row > 0 { self.at(row - 1, k) } else { [0.0; 3] };
+        blend(self.at(row, k), above, fraction)
+    }
+
+    /// (w, w Re O, w Im O) of one crop pixel; zero beyond the last row and column.
+    fn at(&self, row: usize, k: usize) -> [f64; 3] {
+        if row >= self.crop || k >= self.crop {
+            return [0.0; 3];
+        }
+        let margin = (self.side - self.crop) / 2;
+        let weight = f64::from(self.weights[row * self.crop + k]);
+        let pixel = self.patch[(row + margin) * self.side + k + margin];
+        [weight, weight * f64::from(pixel.re), weight * f64::from(pixel.im)]
+    }
+}
+
+/// (1 − fraction) · here + fraction · before.
+fn blend(here: [f64; 3], before: [f64; 3], fraction: f64) -> [f64; 3] {
+    std::array::from_fn(|i| (1.0 - fraction) * here[i] + fraction * before[i])
+}
