@@ -5,8 +5,14 @@ use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
 
+pub mod activate;
+pub mod head_sum;
 pub mod intensity;
+pub mod max_pool;
 pub mod polar;
+mod reduce;
+pub mod split;
+pub mod upsample;
 
 /// What an op can do. Implemented by each op's struct; [`Op`] collects them.
 pub trait Operation: Clone + std::fmt::Debug {
@@ -73,6 +79,11 @@ macro_rules! ops {
 }
 
 ops! {
+    activate: Activate ActivateBackward;
+    head_sum: HeadSum HeadSumBackward;
     intensity: Intensity IntensityBackward;
+    max_pool: MaxPool MaxPoolBackward;
     polar: Polar PolarBackward;
+    split: Split SplitBackward;
+    upsample: Upsample UpsampleBackward;
 }
