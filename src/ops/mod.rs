@@ -5,13 +5,21 @@ use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
 
+pub mod absolute_error;
 pub mod activate;
+pub mod batch_norm;
+pub mod channel_gate;
+pub mod channel_pool;
 pub mod head_sum;
 pub mod intensity;
 pub mod max_pool;
+pub mod mean_deviation;
 pub mod polar;
 mod reduce;
+pub mod spatial_gate;
+pub mod spatial_pool;
 pub mod split;
+pub mod total_variation;
 pub mod upsample;
 
 /// What an op can do. Implemented by each op's struct; [`Op`] collects them.
@@ -79,11 +87,19 @@ macro_rules! ops {
 }
 
 ops! {
+    absolute_error: AbsoluteError AbsoluteErrorBackward;
     activate: Activate ActivateBackward;
+    batch_norm: BatchNorm BatchNormBackward;
+    channel_gate: ChannelGate ChannelGateBackward;
+    channel_pool: ChannelPool ChannelPoolBackward;
     head_sum: HeadSum HeadSumBackward;
     intensity: Intensity IntensityBackward;
     max_pool: MaxPool MaxPoolBackward;
+    mean_deviation: MeanDeviation MeanDeviationBackward;
     polar: Polar PolarBackward;
+    spatial_gate: SpatialGate SpatialGateBackward;
+    spatial_pool: SpatialPool SpatialPoolBackward;
     split: Split SplitBackward;
+    total_variation: TotalVariation TotalVariationBackward;
     upsample: Upsample UpsampleBackward;
 }

@@ -2,12 +2,17 @@
 
 use ptycho_gpu::backend::{Backend, cpu::Cpu};
 use ptycho_gpu::graph::{Graph, Role, Stage, Value};
+use ptycho_gpu::ops::absolute_error::{absolute_error, absolute_phase_error};
 use ptycho_gpu::ops::activate::{Activation, activate};
 use ptycho_gpu::ops::head_sum::{head_sum, pad_quarter};
-use ptycho_gpu::ops::{max_pool::max_pool, polar::polar, split::split, upsample::upsample};
+use ptycho_gpu::ops::{
+    batch_norm::batch_norm, channel_gate::channel_gate, channel_pool::channel_pool,
+    max_pool::max_pool, mean_deviation::mean_deviation, polar::polar, spatial_gate::spatial_gate,
+    spatial_pool::spatial_pool, split::split, total_variation::total_variation, upsample::upsample,
+};
 use ptycho_gpu::plan::Plan;
 
-use crate::support::case;
+use crate::support::{case, relative};
 
 /// The gradients of the parameters after `passes` identical contributions, with buffers filled
 /// from `given` or with a fixed pattern without ties.
@@ -193,4 +198,201 @@ fn relu_has_slope_zero_at_zero() {
     };
     let dx = gradients(build, &[("x", &[-1.0, 0.0, 1.0]), ("seed", &[1.0; 3])], 1);
     assert_eq!(dx[0], [0.0, 0.0, 1.0]);
+}
+
+#[test]
+fn channel_pool_takes_mean_and_maximum_of_each_channel() {
+    for shape in [[2, 3, 5, 7], [1, 1, 3, 3], [3, 2, 1, 1]] {
+        sound(|g| {
+            let x = g.param("x", &shape);
+            channel_pool(g, x)
+        });
+    }
+}
+
+#[test]
+fn channel_pool_gives_the_gradient_to_the_first_of_equal_maxima() {
+    let build = |g: &mut Graph| {
+        let x = g.param("x", &[1, 1, 1, 4]);
+        channel_pool(g, x)
+    };
+    let given: [(&str, &[f64]); 2] = [("x", &[0.0, 3.0, 3.0, 1.0]), ("seed", &[4.0, 5.0])];
+    assert_eq!(gradients(build, &given, 1)[0], [1.0, 6.0, 1.0, 1.0]);
+}
+
+#[test]
+fn channel_gate_scales_channels_by_both_rows_of_logits() {
+    for [b, c, h, w] in [[2, 3, 5, 7], [1, 1, 3, 3], [3, 2, 1, 1]] {
+        sound(|g| {
+            let (x, m) = (g.param("x", &[b, c, h, w]), g.param("m", &[2 * b, c, 1, 1]));
+            channel_gate(g, x, m)
+        });
+    }
+}
+
+#[test]
+fn spatial_pool_takes_maximum_and_mean_over_channels() {
+    for shape in [[2, 3, 5, 7], [1, 1, 3, 3], [3, 64, 1, 1], [1, 2, 65, 67]] {
+        sound(|g| {
+            let x = g.param("x", &shape);
+            spatial_pool(g, x)
+        });
+    }
+}
+
+#[test]
+fn spatial_pool_gives_the_gradient_to_the_first_of_equal_channels() {
+    let build = |g: &mut Graph| {
+        let x = g.param("x", &[1, 4, 1, 1]);
+        spatial_pool(g, x)
+    };
+    let given: [(&str, &[f64]); 2] = [("x", &[0.0, 3.0, 3.0, 1.0]), ("seed", &[5.0, 4.0])];
+    assert_eq!(gradients(build, &given, 1)[0], [1.0, 6.0, 1.0, 1.0]);
+}
+
+#[test]
+fn spatial_gate_scales_pixels_alike_in_all_channels() {
+    for [b, c, h, w] in [[2, 3, 5, 7], [1, 1, 3, 3], [1, 2, 65, 67]] {
+        sound(|g| {
+            let (y, v) = (g.param("y", &[b, c, h, w]), g.param("v", &[b, 1, h, w]));
+            spatial_gate(g, y, v)
+        });
+    }
+}
+
+/// `batch_norm` of a parameter, its buffers called as its arguments are.
+fn normalised(g: &mut Graph, shape: [usize; 4]) -> Value {
+    let channels = [shape[1]];
+    let x = g.param("x", &shape);
+    let (gamma, beta) = (g.param("gamma", &channels), g.param("beta", &channels));
+    let (mean, var) = (g.state("mean", &channels), g.state("var", &channels));
+    let training = g.input("training", &[1]);
+    batch_norm(g, x, gamma, beta, mean, var, training)
+}
+
+#[test]
+fn batch_norm_uses_the_statistics_of_the_batch_in_training() {
+    for shape in [[3, 2, 5, 7], [1, 1, 3, 3], [4, 3, 1, 1]] {
+        sound(|g| normalised(g, shape));
+        case(|g| normalised(g, shape)).with("training", [1.0]).check(1e-6);
+    }
+}
+
+/// Runs `batch_norm` of 1, 2, 3, 6 once, from running statistics 10 and 4 with γ = 2, β = 5;
+/// returns output, running mean, running variance.
+fn normalise_once(training: f64) -> (Vec<f64>, f64, f64) {
+    let mut g = Graph::default();
+    let y = normalised(&mut g, [2, 1, 1, 2]);
+    g.keep(y);
+    let names = ["x", "gamma", "beta", "mean", "var", "training"];
+    let [x, gamma, beta, mean, var, flag] = names.map(|name| g.find(name).unwrap());
+    let mut cpu = Cpu::<f64>::new(Plan::new(g));
+    cpu.set(x, &[1.0, 2.0, 3.0, 6.0]);
+    for (v, number) in [(gamma, 2.0), (beta, 5.0), (mean, 10.0), (var, 4.0), (flag, training)] {
+        cpu.set(v, &[number]);
+    }
+    cpu.run(Stage::Forward).unwrap();
+    (cpu.get(y).to_vec(), cpu.get(mean)[0], cpu.get(var)[0])
+}
+
+#[test]
+fn batch_norm_moves_the_running_statistics_in_training() {
+    let (y, mean, var) = normalise_once(1.0);
+    // Mean 3, squares 14: variance 14/4 of the batch, 14/3 as an estimate for the population.
+    let scale = 2.0 / (3.5 + 1e-5_f64).sqrt();
+    let want = [-2.0, -1.0, 0.0, 3.0].map(|d| d * scale + 5.0);
+    assert!(relative(&y, &want) < 1e-14);
+    assert!((mean - (0.9 * 10.0 + 0.1 * 3.0)).abs() < 1e-14);
+    assert!((var - (0.9 * 4.0 + 0.1 * 14.0 / 3.0)).abs() < 1e-14);
+}
+
+#[test]
+fn batch_norm_uses_and_keeps_the_running_statistics_in_inference() {
+    let (y, mean, var) = normalise_once(0.0);
+    let scale = 2.0 / (4.0 + 1e-5_f64).sqrt();
+    let want = [-9.0, -8.0, -7.0, -4.0].map(|d| d * scale + 5.0);
+    assert!(relative(&y, &want) < 1e-14);
+    assert_eq!((mean, var), (10.0, 4.0));
+}
+
+#[test]
+fn batch_norm_of_a_constant_channel_is_its_offset() {
+    let build = |g: &mut Graph| normalised(g, [2, 1, 2, 2]);
+    let dx = gradients(build, &[("x", &[0.5; 8]), ("training", &[1.0])], 1);
+    assert!(dx.iter().flatten().all(|d| d.is_finite()));
+}
+
+#[test]
+fn total_variation_sums_steps_down_and_right() {
+    for shape in [[2, 3, 5, 7], [1, 1, 1, 1], [2, 1, 1, 9], [2, 1, 9, 1]] {
+        sound(|g| {
+            let x = g.param("x", &shape);
+            total_variation(g, x)
+        });
+    }
+}
+
+#[test]
+fn total_variation_has_no_slope_between_equal_pixels() {
+    let build = |g: &mut Graph| {
+        let x = g.param("x", &[1, 1, 2, 2]);
+        total_variation(g, x)
+    };
+    let dx = gradients(build, &[("x", &[1.0, 1.0, 1.0, 4.0]), ("seed", &[1.0])], 1);
+    assert_eq!(dx[0], [0.0, -1.0, -1.0, 2.0]);
+}
+
+#[test]
+fn mean_deviation_sums_distances_from_the_mean_of_each_channel() {
+    for shape in [[2, 3, 5, 7], [1, 1, 3, 3], [2, 1, 1, 9]] {
+        sound(|g| {
+            let x = g.param("x", &shape);
+            mean_deviation(g, x)
+        });
+    }
+}
+
+#[test]
+fn mean_deviation_of_a_single_pixel_has_no_slope() {
+    let build = |g: &mut Graph| {
+        let x = g.param("x", &[2, 1, 1, 1]);
+        mean_deviation(g, x)
+    };
+    assert_eq!(gradients(build, &[], 1)[0], [0.0, 0.0]);
+}
+
+#[test]
+fn absolute_error_sums_distances_from_the_target() {
+    for shape in [[2, 3, 5, 7], [1, 1, 1, 1]] {
+        sound(|g| {
+            let (x, target) = (g.param("x", &shape), g.input("target", &shape));
+            absolute_error(g, x, target)
+        });
+    }
+}
+
+#[test]
+fn absolute_phase_error_ignores_whole_turns() {
+    let build = |g: &mut Graph| {
+        let (x, target) = (g.param("x", &[2, 1, 1, 3]), g.input("target", &[2, 1, 1, 3]));
+        absolute_phase_error(g, x, target)
+    };
+    sound(build);
+    let phases = [3.0, -3.0, 9.5, -9.5, 0.25, 6.0];
+    case(build).with("x", phases).with("target", [-3.0, 3.0, 0.0, 0.0, 0.0, -6.5]).check(1e-6);
+    let target = [-3.0, 3.0, 0.0, 0.0, 0.0, -6.5];
+    let given: [(&str, &[f64]); 3] = [("x", &phases), ("target", &target), ("seed", &[1.0; 2])];
+    // Wrapped: 6 − 2π, 2π − 6, 9.5 − 4π, 4π − 9.5, 0.25, 12.5 − 4π.
+    assert_eq!(gradients(build, &given, 1)[0], [-1.0, 1.0, -1.0, 1.0, 1.0, -1.0]);
+}
+
+#[test]
+fn absolute_error_has_no_slope_where_it_is_zero() {
+    let build = |g: &mut Graph| {
+        let (x, target) = (g.param("x", &[1, 1, 1, 2]), g.input("target", &[1, 1, 1, 2]));
+        absolute_error(g, x, target)
+    };
+    let given: [(&str, &[f64]); 3] =
+        [("x", &[2.0, 1.0]), ("target", &[2.0, 2.0]), ("seed", &[3.0])];
+    assert_eq!(gradients(build, &given, 1)[0], [0.0, -3.0]);
 }
