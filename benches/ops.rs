@@ -91,7 +91,8 @@ fn im2col_gemm(batch: usize, channels: usize, side: usize) {
             for r in 0..side {
                 for p in 0..side {
                     let (r0, c0) = ((r + u).wrapping_sub(1), (p + v).wrapping_sub(1));
-                    column[r * side + p] = if r0 < side && c0 < side { x[c * n + r0 * side + c0] } else { 0.0 };
+                    column[r * side + p] =
+                        if r0 < side && c0 < side { x[c * n + r0 * side + c0] } else { 0.0 };
                 }
             }
         }
@@ -100,7 +101,22 @@ fn im2col_gemm(batch: usize, channels: usize, side: usize) {
         let ((wr, wc), (xr, xc), (yr, yc)) = (strides(k), strides(n), strides(n));
         // SAFETY: w is m×k, columns k×n and y m×n, row-major.
         unsafe {
-            matrixmultiply::sgemm(m, k, n, 1.0, w.as_ptr(), wr, wc, columns.as_ptr(), xr, xc, 0.0, y.as_mut_ptr(), yr, yc);
+            matrixmultiply::sgemm(
+                m,
+                k,
+                n,
+                1.0,
+                w.as_ptr(),
+                wr,
+                wc,
+                columns.as_ptr(),
+                xr,
+                xc,
+                0.0,
+                y.as_mut_ptr(),
+                yr,
+                yc,
+            );
         }
     });
     std::hint::black_box(y);

@@ -3,6 +3,7 @@
 mod support;
 
 mod ops {
+    mod convolution;
     mod network;
     mod optimiser;
     mod physics;

@@ -55,7 +55,10 @@ pub fn attach(g: &mut Graph, config: &OptimiserConfig) -> Controls {
             g.mirror(p, Role::Moment2, "moment2 ");
         }
     }
-    let rates = groups.iter().zip(regions).map(|(&group, gradient)| (group, update(g, config, group, gradient)));
+    let rates = groups
+        .iter()
+        .zip(regions)
+        .map(|(&group, gradient)| (group, update(g, config, group, gradient)));
     let rates = rates.collect();
     Controls { rates, keep, norm }
 }

@@ -210,7 +210,12 @@ fn misfit(
 }
 
 /// The mean absolute error of amplitude and phase against the true patches.
-fn supervised(g: &mut Graph, inputs: &Inputs, patch: cnn::Patch, batch: usize) -> Vec<(Value, f64)> {
+fn supervised(
+    g: &mut Graph,
+    inputs: &Inputs,
+    patch: cnn::Patch,
+    batch: usize,
+) -> Vec<(Value, f64)> {
     let [amplitude, phase] = inputs.labels.expect("supervised plans have labels");
     let amplitude = gather(g, amplitude, inputs.index, batch);
     let phase = gather(g, phase, inputs.index, batch);

@@ -53,7 +53,8 @@ impl Operation for Adam {
         let (one, c) = (T::one(), self.constants);
         let [beta1, beta2, epsilon, decay] =
             [c.beta1, c.beta2, c.epsilon, c.weight_decay].map(T::of);
-        let (kept, added) = if c.decoupled { (one - rate * decay, T::zero()) } else { (one, decay) };
+        let (kept, added) =
+            if c.decoupled { (one - rate * decay, T::zero()) } else { (one, decay) };
         let moments = m.par_iter_mut().zip(v);
         p.par_iter_mut().zip(g).zip(moments).with_min_len(1 << 14).for_each(|((p, g), (m, v))| {
             let g = *g + added * *p;

@@ -5,14 +5,28 @@ use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
 
+pub mod absolute_error;
 pub mod accumulate;
+pub mod activate;
 pub mod adam;
+pub mod batch_norm;
+pub mod channel_gate;
+pub mod channel_pool;
 pub mod clip;
 pub mod conv2d;
 pub mod global_norm;
+pub mod head_sum;
 pub mod intensity;
+pub mod max_pool;
+pub mod mean_deviation;
 pub mod polar;
+mod reduce;
 pub mod sgd;
+pub mod spatial_gate;
+pub mod spatial_pool;
+pub mod split;
+pub mod total_variation;
+pub mod upsample;
 
 /// What an op can do. Implemented by each op's struct; [`Op`] collects them.
 pub trait Operation: Clone + std::fmt::Debug {
@@ -79,12 +93,25 @@ macro_rules! ops {
 }
 
 ops! {
+    absolute_error: AbsoluteError AbsoluteErrorBackward;
     accumulate: Accumulate;
+    activate: Activate ActivateBackward;
     adam: Adam;
+    batch_norm: BatchNorm BatchNormBackward;
+    channel_gate: ChannelGate ChannelGateBackward;
+    channel_pool: ChannelPool ChannelPoolBackward;
     clip: Clip;
     conv2d: Conv2d Conv2dBackward;
     global_norm: GlobalNorm;
+    head_sum: HeadSum HeadSumBackward;
     intensity: Intensity IntensityBackward;
+    max_pool: MaxPool MaxPoolBackward;
+    mean_deviation: MeanDeviation MeanDeviationBackward;
     polar: Polar PolarBackward;
     sgd: Sgd;
+    spatial_gate: SpatialGate SpatialGateBackward;
+    spatial_pool: SpatialPool SpatialPoolBackward;
+    split: Split SplitBackward;
+    total_variation: TotalVariation TotalVariationBackward;
+    upsample: Upsample UpsampleBackward;
 }

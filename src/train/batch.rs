@@ -166,7 +166,8 @@ impl Pool {
     /// Root mean square of the probes' amplitude, in the engine's gauge.
     pub fn probe_rms(&self) -> f64 {
         let squares = self.members.iter().flat_map(|m| m.probe.iter());
-        let (sum, count) = squares.fold((0.0, 0usize), |(s, n), z| (s + f64::from(z.norm_sqr()), n + 1));
+        let (sum, count) =
+            squares.fold((0.0, 0usize), |(s, n), z| (s + f64::from(z.norm_sqr()), n + 1));
         (sum / count as f64).sqrt()
     }
 
@@ -184,7 +185,9 @@ impl Pool {
     pub fn merge_weight(&self, rule: crate::config::MergeWeights) -> Vec<f32> {
         match rule {
             crate::config::MergeWeights::Probe => self.illumination(),
-            crate::config::MergeWeights::Central => central_box(self.side).into_raw_vec_and_offset().0,
+            crate::config::MergeWeights::Central => {
+                central_box(self.side).into_raw_vec_and_offset().0
+            }
         }
     }
 }

@@ -56,7 +56,9 @@ impl Structure {
         let flat = amplitude < FLAT_AMPLITUDE && self.phase_std < FLAT_PHASE;
         flat.then(|| {
             let phase = self.phase_std;
-            format!("amplitude (spread {amplitude:.1e}) and phase (spread {phase:.1e} rad) are flat")
+            format!(
+                "amplitude (spread {amplitude:.1e}) and phase (spread {phase:.1e} rad) are flat"
+            )
         })
     }
 }

@@ -119,13 +119,18 @@ impl Trainer {
                 return Ok(());
             }
             Some(Resume::Auto) => last,
-            Some(Resume::Path(path)) => crate::checkpoint::find(path, crate::checkpoint::Which::Last)?,
+            Some(Resume::Path(path)) => {
+                crate::checkpoint::find(path, crate::checkpoint::Which::Last)?
+            }
         };
         let checkpoint = Checkpoint::load(&path)?;
         let learned: Learned = state::part(&checkpoint, "learned", &path)?;
         let differences = self.config.model.differences(&learned.model);
         if !differences.is_empty() {
-            return Err(Error::input(&path, format!("is of another network: {}", differences.join("; "))));
+            return Err(Error::input(
+                &path,
+                format!("is of another network: {}", differences.join("; ")),
+            ));
         }
         for (scan, stored) in self.pool.members.iter().zip(&learned.scans) {
             if scan.source.sha256 != stored.sha256 {
@@ -155,7 +160,8 @@ impl Trainer {
         let (mut train_loss, mut val_loss) = (f64::NAN, None);
         let (mut patterns, mut seconds) = (0usize, 0.0);
         let first = self.epoch_groups(Part::Training, self.progress.epoch)?;
-        let mut bar = Bar::new(epochs, first.len().div_ceil(self.config.run.batch_size), self.progress.epoch);
+        let mut bar =
+            Bar::new(epochs, first.len().div_ceil(self.config.run.batch_size), self.progress.epoch);
         drop(first);
         while self.progress.epoch < epochs && !self.stopped_early() {
             let started = Instant::now();
@@ -189,7 +195,12 @@ impl Trainer {
         let epoch = self.progress.epoch;
         let groups = self.epoch_groups(Part::Training, epoch)?;
         let rate = self.config.optimiser.learning_rate
-            * schedule::factor(&self.config.optimiser, &self.progress.schedule, epoch, self.config.run.max_epochs);
+            * schedule::factor(
+                &self.config.optimiser,
+                &self.progress.schedule,
+                epoch,
+                self.config.run.max_epochs,
+            );
         let (train_loss, norm) = self.learn(&groups, rate, bar)?;
         let structure = self.structure()?;
         let val_loss = self.validate()?;
@@ -328,7 +339,12 @@ impl Trainer {
     fn save(&mut self, better: bool) -> Result<()> {
         let checkpoint = Checkpoint {
             tensors: state::tensors(self.backend.as_mut())?,
-            metadata: state::metadata(&self.learned(), &self.progress, &self.record, self.config.run.seed),
+            metadata: state::metadata(
+                &self.learned(),
+                &self.progress,
+                &self.record,
+                self.config.run.seed,
+            ),
         };
         std::fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
         checkpoint.save(self.folder.join("last.safetensors"))?;

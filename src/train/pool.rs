@@ -75,7 +75,12 @@ impl Epoch {
 impl Pool {
     /// Takes in the scans to learn from and the one to validate on. A test file that is one of the
     /// training files is held once.
-    pub fn new(train: &[Scan], test: Option<&Scan>, config: &DataConfig, seed: u64) -> Result<Pool> {
+    pub fn new(
+        train: &[Scan],
+        test: Option<&Scan>,
+        config: &DataConfig,
+        seed: u64,
+    ) -> Result<Pool> {
         let side = check_sides(train, test)?;
         let mut members = Vec::new();
         let mut first = 0;
@@ -130,7 +135,8 @@ impl Pool {
                 continue;
             }
             let share = config.n_images.map(|n| (n * kept.len()).div_ceil(total));
-            let share = if part == Part::Validation { share.map(|n| n.min(kept.len())) } else { share };
+            let share =
+                if part == Part::Validation { share.map(|n| n.min(kept.len())) } else { share };
             let positions: Vec<Position> = kept.iter().map(|&k| member.positions[k]).collect();
             let seed = seed.wrapping_add(i as u64);
             let k = config.neighbor_count;

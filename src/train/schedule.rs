@@ -30,7 +30,9 @@ pub fn factor(config: &OptimiserConfig, state: &State, epoch: usize, epochs: usi
         Schedule::Constant => 1.0,
         Schedule::Exponential => config.exponential_decay.powi(epoch as i32),
         Schedule::Cosine => cosine(config, epoch, epochs),
-        Schedule::Plateau => state.plateau.max(config.plateau_min_lr / config.learning_rate).min(1.0),
+        Schedule::Plateau => {
+            state.plateau.max(config.plateau_min_lr / config.learning_rate).min(1.0)
+        }
     }
 }
 

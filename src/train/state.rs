@@ -107,7 +107,11 @@ fn write(
 }
 
 /// One part of a checkpoint's metadata.
-pub fn part<T: for<'a> Deserialize<'a>>(checkpoint: &Checkpoint, name: &str, path: &Path) -> Result<T> {
+pub fn part<T: for<'a> Deserialize<'a>>(
+    checkpoint: &Checkpoint,
+    name: &str,
+    path: &Path,
+) -> Result<T> {
     let part = checkpoint.metadata.get(name).cloned().unwrap_or(Json::Null);
     serde_json::from_value(part).map_err(|e| {
         let problem = format!("`{name}` in its metadata is not what this version writes ({e})");
