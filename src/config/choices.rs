@@ -8,6 +8,8 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+pub use crate::data::{FrameOrder, InputDomain};
+
 /// How the decoder's two paths become one patch: path 1 fills the centre, path 2 all of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -117,36 +119,6 @@ pub enum ClipAlgorithm {
     Value,
     /// The norm of each tensor's gradient relative to the norm of the tensor.
     Agc,
-}
-
-/// What the numbers in a pattern are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum InputDomain {
-    /// Decided from the numbers; the log says how.
-    #[default]
-    Auto,
-    /// Square roots of intensities.
-    Amplitude,
-    /// Photons.
-    Counts,
-}
-
-/// Which axis of the pattern array counts the frames.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum FrameOrder {
-    /// Decided from the shape.
-    #[default]
-    Auto,
-    /// (M, N, N).
-    #[value(alias = "frames-first")]
-    FramesFirst,
-    /// (N, N, M).
-    #[value(alias = "frames-last")]
-    FramesLast,
 }
 
 /// Weight of a patch's pixels on the stitched canvas.

@@ -1,5 +1,6 @@
 //! Which axis is which: accepted layouts of patterns and probe, and names that mean the same.
 
+use serde::{Deserialize, Serialize};
 use ndarray::{Array3, ArrayD, Axis, Ix3};
 use num_complex::Complex32;
 
@@ -10,7 +11,8 @@ use super::check::Problem;
 const CENTRAL_SHARE: f64 = 0.3;
 
 /// Which axis of the patterns counts them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FrameOrder {
     /// Decided from the side of the probe
     #[default]

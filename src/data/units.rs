@@ -1,6 +1,7 @@
 //! What the numbers of a pattern mean: photon counts, or amplitudes, and how many photons an
 //! amplitude stands for.
 
+use serde::{Deserialize, Serialize};
 use log::debug;
 use ndarray::Array3;
 
@@ -32,7 +33,8 @@ impl Counts {
 }
 
 /// What the numbers in the file are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum InputDomain {
     /// Decided from type, metadata and values; the log says how
     #[default]

@@ -5,7 +5,7 @@ use super::physics::{Overlap, canvas_side, diffract, overlap};
 use super::{Initial, cnn};
 use crate::config::{Loss, LossConfig, MergeWeights, Mode, ModelConfig, OptimiserConfig};
 use crate::graph::{Graph, Group, Value};
-use crate::ops::absolute_error::absolute_error;
+use crate::ops::absolute_error::{absolute_error, absolute_phase_error};
 use crate::ops::gather::gather;
 use crate::ops::mae::mae;
 use crate::ops::mean_deviation::mean_deviation;
@@ -221,8 +221,8 @@ fn supervised(
     let phase = gather(g, phase, inputs.index, batch);
     let per_pixel = batch as f64 / g.len(amplitude) as f64;
     let errors = [
-        absolute_error(g, patch.amplitude, amplitude, false),
-        absolute_error(g, patch.phase, phase, true),
+        absolute_error(g, patch.amplitude, amplitude),
+        absolute_phase_error(g, patch.phase, phase),
     ];
     errors.into_iter().zip(SUPERVISED.map(|weight| weight * per_pixel)).collect()
 }
