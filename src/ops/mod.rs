@@ -5,7 +5,12 @@ use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
 
+pub mod fft2;
+pub mod illuminate;
 pub mod intensity;
+pub mod mae;
+pub mod misfit;
+pub mod poisson;
 pub mod polar;
 
 /// What an op can do. Implemented by each op's struct; [`Op`] collects them.
@@ -73,6 +78,10 @@ macro_rules! ops {
 }
 
 ops! {
+    fft2: Fft2;
+    illuminate: Illuminate IlluminateBackward;
     intensity: Intensity IntensityBackward;
+    mae: Mae MaeBackward;
+    poisson: Poisson PoissonBackward;
     polar: Polar PolarBackward;
 }
