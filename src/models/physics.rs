@@ -29,8 +29,9 @@ pub struct Overlap {
 
 /// [B, C, N, N, 2] patches → the same patches cut out of the merged object of their group.
 pub fn overlap(g: &mut Graph, patches: Value, overlap: &Overlap) -> Value {
-    let canvas = merge(g, patches, overlap.weight, overlap.offsets, overlap.side, overlap.rule);
-    extract(g, canvas, overlap.offsets)
+    let [_, _, n, _, _] = g.dims(patches);
+    let canvas = merge(g, patches, overlap.offsets, overlap.weight, overlap.side, overlap.rule);
+    extract(g, canvas, overlap.offsets, n)
 }
 
 /// [B, C, N, N, 2] patches, [S, P, N, N, 2] probes of S scans (with the checkerboard) and [B] scan

@@ -49,7 +49,7 @@ pub struct Inputs {
     pub frames: Value,
     /// [M, N, N] true amplitude and phase (rad) of the patches, in supervised training.
     pub labels: Option<[Value; 2]>,
-    /// [B·C] which patterns make up the batch.
+    /// [B, C] which patterns make up the batch.
     pub index: Value,
     /// [B] factor that normalises the amplitudes for the network.
     pub gain: Value,
@@ -80,8 +80,6 @@ pub struct Training {
     pub controls: Controls,
     /// [1] total loss of the batch.
     pub loss: Value,
-    /// [T] its terms, unweighted; the first is the misfit of the data.
-    pub terms: Value,
     /// [B, C, N, N] measured amplitude of the batch.
     pub amplitude: Value,
     /// [B, C, N, N] predicted intensity; none in supervised training.
@@ -116,7 +114,7 @@ pub fn training(
     let mut g = Graph::default();
     let mut initial = Vec::new();
     let inputs = inputs(&mut g, model, loss, optimiser, sizes);
-    let amplitude = gather(&mut g, inputs.frames, inputs.index, sizes.batch);
+    let amplitude = gather(&mut g, inputs.frames, inputs.index);
     let x = scale(&mut g, amplitude, inputs.gain);
     let patch = cnn::build(&mut g, model, x, inputs.training, &mut initial);
     let mut intensity = None;
@@ -129,13 +127,13 @@ pub fn training(
         Mode::Supervised => supervised(&mut g, &inputs, patch, sizes.batch),
     };
     terms.extend(regularisers(&mut g, loss, patch));
-    let (total, terms) = weighted_sum(&mut g, &terms, inputs.weight);
+    let total = weighted_sum(&mut g, terms, inputs.weight);
     g.differentiate(total, inputs.seed);
     let controls = optimiser::attach(&mut g, optimiser);
     let patch = [patch.amplitude, patch.phase];
     patch.into_iter().chain([amplitude]).chain(intensity).for_each(|v| g.keep(v));
     let plan = Plan::new(g);
-    Training { plan, inputs, controls, loss: total, terms, amplitude, intensity, patch, initial }
+    Training { plan, inputs, controls, loss: total, amplitude, intensity, patch, initial }
 }
 
 fn inputs(
@@ -166,7 +164,7 @@ fn inputs(
     Inputs {
         frames: g.input("frames", &[sizes.frames, n, n]),
         labels,
-        index: g.input("index", &[b * c]),
+        index: g.input("index", &[b, c]),
         gain: g.input("gain", &[b]),
         dose: g.input("dose", &[b]),
         scan: g.input("scan", &[b]),
@@ -217,8 +215,8 @@ fn supervised(
     batch: usize,
 ) -> Vec<(Value, f64)> {
     let [amplitude, phase] = inputs.labels.expect("supervised plans have labels");
-    let amplitude = gather(g, amplitude, inputs.index, batch);
-    let phase = gather(g, phase, inputs.index, batch);
+    let amplitude = gather(g, amplitude, inputs.index);
+    let phase = gather(g, phase, inputs.index);
     let per_pixel = batch as f64 / g.len(amplitude) as f64;
     let errors = [
         absolute_error(g, patch.amplitude, amplitude),

@@ -22,7 +22,7 @@ use crate::data::scan::Scan;
 use crate::graph::{Group, Stage};
 use crate::models::plans::{self, Sizes, Training};
 use crate::report::history::History;
-use crate::report::progress::Progress as Bar;
+use crate::report::Progress as Bar;
 use crate::{Error, Result};
 use batch::Batch;
 use collapse::Structure;

@@ -1,0 +1,93 @@
+//! Poisson negative log-likelihood of the counted photons, for each sample.
+//!
+//! ℓ_b = s_b Σ_{c,p} m (Λ − k + k ln(k/Λ)),  Λ = κ_b² I + ε,  k = (κ_b a)²,  k ln k = 0 at k = 0;
+//! ∂ℓ_b/∂I = s_b m κ_b² (1 − k/Λ), s_b = 1 / (C Σ m) or 1.
+//! The term is zero at Λ = k and positive elsewhere. It differs from −ln Poisson(k; Λ) by
+//! k − k ln k + ln k!, which the data alone decide, so both have the same gradient.
+//! Kernel twin: `kernels/poisson.cu`.
+
+use super::Operation;
+use super::misfit::{Measured, Misfit, Normalise};
+use crate::backend::cpu::{Mem, Real};
+use crate::graph::{Grad, Graph, Value};
+
+/// Least Λ, photons: with ε = 0 the gradient stays finite where the model is exactly dark.
+/// `kDarkest` in the kernel.
+const DARKEST: f64 = 1e-30;
+
+#[derive(Clone, Debug)]
+pub struct Poisson {
+    misfit: Misfit,
+    /// ε, photons.
+    background: f64,
+}
+
+#[derive(Clone, Debug)]
+pub struct PoissonBackward {
+    forward: Poisson,
+    dloss: Value,
+    dintensity: Grad,
+}
+
+/// [B, C, N, N] intensity → [B] loss of each sample in nats. `background` is ε, photons per pixel.
+pub fn poisson(
+    g: &mut Graph,
+    intensity: Value,
+    measured: Measured,
+    background: f64,
+    normalise: Normalise,
+) -> Value {
+    assert!(background >= 0.0, "a background has no negative photons");
+    let misfit = Misfit::new(g, "poisson", intensity, measured, normalise);
+    g.push(Poisson { misfit, background });
+    misfit.loss
+}
+
+impl Operation for Poisson {
+    fn reads(&self) -> Vec<Value> {
+        self.misfit.reads()
+    }
+
+    fn writes(&self) -> Vec<Value> {
+        self.misfit.writes()
+    }
+
+    fn backward(&self, g: &mut Graph) {
+        let Some(dloss) = g.grad_of(self.misfit.loss) else { return };
+        let Some(dintensity) = g.grad_into(self.misfit.intensity) else { return };
+        g.push(PoissonBackward { forward: self.clone(), dloss, dintensity });
+    }
+
+    fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
+        self.misfit.cpu(mem, |intensity, amplitude, kappa| {
+            let (lambda, k) = photons(intensity, amplitude, kappa, self.background);
+            if k > 0.0 { lambda - k + k * (k / lambda).ln() } else { lambda }
+        });
+    }
+}
+
+impl Operation for PoissonBackward {
+    fn reads(&self) -> Vec<Value> {
+        [self.forward.misfit.reads(), vec![self.forward.misfit.share, self.dloss]].concat()
+    }
+
+    fn writes(&self) -> Vec<Value> {
+        vec![self.dintensity.value]
+    }
+
+    fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
+        let background = T::of(self.forward.background);
+        let slope = |intensity: T, amplitude: T, kappa: T| {
+            let (lambda, k) = photons(intensity, amplitude, kappa, background);
+            let excess = if k > T::zero() { k / lambda } else { k };
+            kappa * kappa * (T::one() - excess)
+        };
+        self.forward.misfit.cpu_backward(mem, self.dloss, self.dintensity, slope);
+    }
+}
+
+/// (Λ, k): photons expected and counted.
+fn photons<T: Real>(intensity: T, amplitude: T, kappa: T, background: T) -> (T, T) {
+    let lambda = (kappa * kappa * intensity + background).max(T::of(DARKEST));
+    (lambda, (kappa * amplitude).powi(2))
+}
