@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::data::geometry;
-use crate::data::{LoadOptions, Position, Problem, Severity, Survey, check_network_side, survey};
+use crate::data::{
+    LoadOptions, Position, Problem, Scan, Severity, Survey, check_network_side, survey,
+};
 use crate::{Error, Result};
 
 /// Characters across and down the map of positions. A character is about twice as high as wide.
@@ -72,33 +74,35 @@ fn report(path: &Path, survey: &Survey) -> Value {
             })
         })
         .collect();
-    let scan = survey.scan.as_ref().map(|scan| {
-        let (low, high) = geometry::bounds(&scan.positions);
-        json!({
-            "sha256": scan.source.sha256,
-            "patterns": scan.len(),
-            "side": scan.side(),
-            "probe_modes": scan.probe.dim().0,
-            "object": scan.object.as_ref().map(|object| object.dim()),
-            "kappa": scan.dose.kappa,
-            "dose_origin": scan.dose.origin,
-            "mean_photons_per_pattern": scan.mean_photons(),
-            "mean_count_per_pixel": scan.mean_count_per_pixel(),
-            "input_scale": scan.input_scale(),
-            "probe_gauge": scan.probe_gauge(),
-            "x": [low.x, high.x],
-            "y": [low.y, high.y],
-        })
-    });
     json!({
         "file": path,
         "usable": survey.scan.is_some(),
         "keys": keys,
         "units": survey.units,
-        "scan": scan,
+        "scan": survey.scan.as_ref().map(numbers),
         "overlap": survey.overlap,
         "notes": survey.notes,
         "problems": problems,
+    })
+}
+
+/// What follows from a usable scan.
+fn numbers(scan: &Scan) -> Value {
+    let (low, high) = geometry::bounds(&scan.positions);
+    json!({
+        "sha256": scan.source.sha256,
+        "patterns": scan.len(),
+        "side": scan.side(),
+        "probe_modes": scan.probe.dim().0,
+        "object": scan.object.as_ref().map(|object| object.dim()),
+        "kappa": scan.dose.kappa,
+        "dose_origin": scan.dose.origin,
+        "mean_photons_per_pattern": scan.mean_photons(),
+        "mean_count_per_pixel": scan.mean_count_per_pixel(),
+        "input_scale": scan.input_scale(),
+        "probe_gauge": scan.probe_gauge(),
+        "x": [low.x, high.x],
+        "y": [low.y, high.y],
     })
 }
 

@@ -249,5 +249,5 @@ pub fn check_object(positions: &[Position], side: usize, object: (usize, usize))
 /// A warning where neighbouring probes hardly overlap.
 pub fn check_overlap(overlap: &Overlap) -> Option<Problem> {
     (overlap.nearest < ENOUGH_OVERLAP)
-        .then(|| Problem::LittleOverlap { percent: 100.0 * overlap.nearest })
+        .then_some(Problem::LittleOverlap { percent: 100.0 * overlap.nearest })
 }

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use log::{info, warn};
-use ndarray::{Array2, Array3, ArrayD, Axis, Ix2};
+use ndarray::{Array2, Array3, ArrayD, Ix2};
 use num_complex::Complex32;
 use sha2::{Digest, Sha256};
 
@@ -16,6 +16,7 @@ use super::layout::{self, Frames};
 use super::npz::{Member, Npz};
 use super::scan::{Dose, DoseOrigin, Position, Scan, Source};
 use super::units::{self, Hints, InputDomain};
+use super::values::{self, negative, non_finite};
 use crate::{Error, Result};
 
 pub use super::layout::FrameOrder;
@@ -122,7 +123,7 @@ impl Reader {
         let (mut values, frames) = self.patterns(key, side, positions.len(), options.order)?;
         let mask = self.mask(side)?;
         if let Some(mask) = &mask {
-            silence(&mut values, mask);
+            values::silence(&mut values, mask);
         }
         self.check_values(key, &values)?;
         let (amplitude, dose) = self.resolve_units(key, values, options);
@@ -304,35 +305,13 @@ impl Reader {
         Some(Some(mask))
     }
 
-    /// Finite, not negative, not all dark; dead pixels are only pointed out.
+    /// `None` after an error.
     fn check_values(&mut self, key: &str, values: &Array3<f32>) -> Option<()> {
-        let indexed = || values.indexed_iter().map(|((m, y, x), &v)| ([m, y, x], v));
-        let bad: Vec<Problem> =
-            [non_finite(key, indexed()), negative(key, indexed())].into_iter().flatten().collect();
-        if !bad.is_empty() {
-            self.problems.extend(bad);
-            return None;
-        }
-        let patterns = values.dim().0;
-        let dark: Vec<usize> = (0..patterns)
-            .filter(|&m| values.index_axis(Axis(0), m).iter().all(|&v| v == 0.0))
-            .collect();
-        if dark.len() == patterns {
-            return self.fail(Problem::AllDark { patterns });
-        }
-        if let Some(&first) = dark.first() {
-            self.problems.push(Problem::DarkPatterns { count: dark.len(), patterns, first });
-        }
-        // One byte saturates in ordinary use; wider types only where the detector says so.
-        let limit =
-            self.npz.find(key).and_then(Member::unsigned_limit).filter(|&limit| limit > 255.0);
-        if let Some(limit) = limit {
-            let count = values.iter().filter(|&&v| v >= limit as f32).count();
-            if count > 0 {
-                self.problems.push(Problem::Saturated { count, limit });
-            }
-        }
-        Some(())
+        let limit = self.npz.find(key).and_then(Member::unsigned_limit);
+        let problems = values::check(key, values, limit);
+        let usable = problems.iter().all(|problem| problem.severity() == Severity::Warning);
+        self.problems.extend(problems);
+        usable.then_some(())
     }
 
     fn resolve_units(
@@ -424,41 +403,4 @@ impl Reader {
             None => self.ignore(key, shape, &format!("{dim:?}, as the patterns")),
         }
     }
-}
-
-/// Sets the pixels that the mask ignores to 0 in every pattern: they may hold anything, NaN too.
-fn silence(values: &mut Array3<f32>, mask: &Array2<f32>) {
-    for mut pattern in values.outer_iter_mut() {
-        pattern.zip_mut_with(mask, |value, &weight| {
-            if weight == 0.0 {
-                *value = 0.0;
-            }
-        });
-    }
-}
-
-fn non_finite<const AXES: usize>(
-    key: &str,
-    values: impl Iterator<Item = ([usize; AXES], f32)>,
-) -> Option<Problem> {
-    let (count, first) = count(values, |v| !v.is_finite())?;
-    Some(Problem::NonFinite { key: key.to_owned(), count, first })
-}
-
-fn negative<const AXES: usize>(
-    key: &str,
-    values: impl Iterator<Item = ([usize; AXES], f32)>,
-) -> Option<Problem> {
-    let (count, first) = count(values, |v| v < 0.0)?;
-    Some(Problem::Negative { key: key.to_owned(), count, first })
-}
-
-/// How many values are `bad`, and where the first is.
-fn count<const AXES: usize>(
-    values: impl Iterator<Item = ([usize; AXES], f32)>,
-    bad: fn(f32) -> bool,
-) -> Option<(usize, Vec<usize>)> {
-    let mut hits = values.filter(|&(_, v)| bad(v));
-    let (first, _) = hits.next()?;
-    Some((1 + hits.count(), first.to_vec()))
 }

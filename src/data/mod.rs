@@ -9,6 +9,7 @@ pub mod npz;
 pub mod save;
 pub mod scan;
 pub mod units;
+pub mod values;
 
 pub use check::{Problem, Severity, check_network_side};
 pub use grouping::{Groups, default_neighbor_count};

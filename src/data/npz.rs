@@ -9,13 +9,14 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use ndarray::{ArrayD, IxDyn, ShapeBuilder};
-use npyz::{DType, Endianness, NpyHeader, TypeChar};
 use num_complex::Complex32;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
 use crate::{Error, Result};
+use header::Header;
 
+mod header;
 mod pickle;
 mod write;
 
@@ -102,7 +103,7 @@ impl Npz {
             let Some(name) = reader.name().strip_suffix(".npy").map(str::to_owned) else {
                 continue;
             };
-            members.push(describe(name, entry, NpyHeader::from_reader(&mut reader)));
+            members.push(describe(name, entry, header::read(&mut reader)));
         }
         Ok(Npz { path: path.into(), archive, members })
     }
@@ -149,7 +150,7 @@ impl Npz {
     /// and never executed. `None` where a pickle holds anything else.
     pub fn text(&mut self, name: &str) -> Result<Option<String>> {
         let member = self.member(name)?;
-        if member.shape.iter().product::<usize>() != 1 {
+        if member.shape.iter().any(|&side| side != 1) {
             let problem = format!("`{name}` has shape {:?}, expected one string", member.shape);
             return Err(Error::input(&self.path, problem));
         }
@@ -217,7 +218,7 @@ impl Npz {
     ) -> Result<()> {
         let outcome = (|| {
             let mut reader = self.archive.by_index(member.entry).map_err(std::io::Error::from)?;
-            NpyHeader::from_reader(&mut reader)?;
+            header::read(&mut reader)?;
             read(&mut reader)?;
             match reader.read(&mut [0])? {
                 0 => Ok(()),
@@ -239,44 +240,37 @@ impl Npz {
     }
 }
 
-fn describe(name: String, entry: usize, header: std::io::Result<NpyHeader>) -> Member {
-    let mut member = Member {
-        name,
-        dtype: String::new(),
-        shape: Vec::new(),
-        kind: Kind::Unreadable,
-        size: 0,
-        big_endian: false,
-        fortran: false,
-        entry,
+fn describe(name: String, entry: usize, header: std::io::Result<Header>) -> Member {
+    let (header, unreadable) = match header {
+        Ok(header) => (header, None),
+        Err(error) => (Header { descr: String::new(), fortran: false, shape: vec![] }, Some(error)),
     };
-    let header = match header {
-        Ok(header) => header,
-        Err(error) => {
-            member.dtype = format!("unreadable ({error})");
-            return member;
-        }
-    };
-    member.shape = header.shape().iter().map(|&side| side as usize).collect();
+    let (kind, size, big_endian) = element(&header.descr).unwrap_or((Kind::Unreadable, 0, false));
     // One axis or none: both orders are the same.
-    member.fortran = header.order() == npyz::Order::Fortran && member.shape.len() > 1;
-    member.dtype = header.dtype().descr().trim_matches('\'').to_owned();
-    if let DType::Plain(plain) = header.dtype() {
-        member.kind = match plain.type_char() {
-            TypeChar::Bool => Kind::Bool,
-            TypeChar::Int => Kind::Int,
-            TypeChar::Uint => Kind::Uint,
-            TypeChar::Float => Kind::Float,
-            TypeChar::Complex => Kind::Complex,
-            TypeChar::UnicodeStr => Kind::Unicode,
-            TypeChar::ByteStr => Kind::Bytes,
-            TypeChar::Object => Kind::Object,
-            _ => Kind::Unreadable,
-        };
-        member.size = plain.num_bytes().unwrap_or(0);
-        member.big_endian = plain.endianness() == Endianness::Big;
-    }
-    member
+    let fortran = header.fortran && header.shape.len() > 1;
+    let dtype = unreadable.map_or(header.descr, |error| format!("unreadable ({error})"));
+    Member { name, dtype, shape: header.shape, kind, size, big_endian, fortran, entry }
+}
+
+/// Kind, bytes and byte order of a type such as `<f4`; `None` for records and exotic types.
+fn element(descr: &str) -> Option<(Kind, usize, bool)> {
+    let (order, rest) = descr.split_at_checked(1)?;
+    let (kind, digits) = rest.split_at_checked(1)?;
+    let kind = match kind {
+        "b" => Kind::Bool,
+        "i" => Kind::Int,
+        "u" => Kind::Uint,
+        "f" => Kind::Float,
+        "c" => Kind::Complex,
+        "U" => Kind::Unicode,
+        "S" => Kind::Bytes,
+        "O" => return Some((Kind::Object, 0, false)),
+        _ => return None,
+    };
+    let units: usize = digits.parse().ok()?;
+    // A character of a unicode string takes four bytes.
+    let size = if kind == Kind::Unicode { units.checked_mul(4)? } else { units };
+    Some((kind, size, order == ">"))
 }
 
 /// From the little-endian bytes of one real scalar, or of one part of a complex one.

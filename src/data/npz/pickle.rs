@@ -27,13 +27,7 @@ pub fn last_string(mut rest: &[u8]) -> Option<String> {
 
 /// Bytes of the length field and of the payload after `opcode`.
 fn argument_sizes(opcode: u8, arguments: &[u8]) -> Option<(usize, usize)> {
-    let length = |bytes: usize| -> Option<(usize, usize)> {
-        let field = arguments.get(..bytes)?;
-        let value = field.iter().rev().try_fold(0usize, |n, &byte| {
-            n.checked_mul(256).and_then(|n| n.checked_add(usize::from(byte)))
-        });
-        Some((bytes, value?))
-    };
+    let length = |bytes| Some((bytes, little_endian(arguments.get(..bytes)?)?));
     match opcode {
         // Strings and bytes with a length of 1, 4 or 8 bytes in front.
         0x8c | b'C' | b'U' | 0x8a => length(1),
@@ -75,4 +69,11 @@ fn argument_sizes(opcode: u8, arguments: &[u8]) -> Option<(usize, usize)> {
         | 0x8f..=0x94 => Some((0, 0)),
         _ => None,
     }
+}
+
+fn little_endian(field: &[u8]) -> Option<usize> {
+    field
+        .iter()
+        .rev()
+        .try_fold(0usize, |n, &byte| n.checked_mul(256)?.checked_add(usize::from(byte)))
 }
