@@ -64,7 +64,7 @@ fn softplus<T: Real>(z: T) -> T {
     z.max(T::zero()) + (-Float::abs(z)).exp().ln_1p()
 }
 
-/// x where x > 0, otherwise 0.
+/// `kept` where x > 0, otherwise 0.
 #[inline(always)]
 fn rectify<T: Real>(x: T, kept: T) -> T {
     if x > T::zero() { kept } else { T::zero() }

@@ -88,7 +88,7 @@ impl Operation for MaxPoolBackward {
     }
 }
 
-/// Hands one row of `dy` to the two rows of `dx` above which it was taken.
+/// Hands one row of `dy` to the two rows of `dx` whose maxima it belongs to.
 fn scatter<T: Real>(dx: &mut [T], x: &[T], dy: &[T], accumulate: bool) {
     let (top, bottom) = x.split_at(x.len() / 2);
     let (dtop, dbottom) = dx.split_at_mut(x.len() / 2);

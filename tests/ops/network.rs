@@ -187,7 +187,7 @@ fn activations_hold_at_zero_and_far_out() {
     assert_eq!(activated(Activation::PiTanh, &ends), [-PI, 0.0, PI]);
     let softplus = activated(Activation::SoftplusOne, &ends);
     assert!(softplus[0] == 0.0 && (softplus[1] - 1.0).abs() < 1e-6);
-    assert!((softplus[2] - 1000.541_3).abs() < 1e-3);
+    assert!((softplus[2] - 1_000.541_3).abs() < 1e-3);
 }
 
 #[test]
