@@ -5,13 +5,19 @@ use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
 
+mod bilinear;
+pub mod extract;
 pub mod fft2;
+pub mod gather;
 pub mod illuminate;
 pub mod intensity;
 pub mod mae;
+pub mod merge;
 pub mod misfit;
 pub mod poisson;
 pub mod polar;
+pub mod scale;
+pub mod weighted_sum;
 
 /// What an op can do. Implemented by each op's struct; [`Op`] collects them.
 pub trait Operation: Clone + std::fmt::Debug {
@@ -78,10 +84,15 @@ macro_rules! ops {
 }
 
 ops! {
+    extract: Extract ExtractBackward;
     fft2: Fft2;
+    gather: Gather;
     illuminate: Illuminate IlluminateBackward;
     intensity: Intensity IntensityBackward;
     mae: Mae MaeBackward;
+    merge: Merge MergeBackward;
     poisson: Poisson PoissonBackward;
     polar: Polar PolarBackward;
+    scale: Scale ScaleBackward;
+    weighted_sum: WeightedSum WeightedSumBackward;
 }
