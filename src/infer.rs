@@ -69,7 +69,8 @@ impl Network {
         let mut backend: Box<dyn Backend> = Box::new(Cpu::<f32>::new(plan.plan.clone()));
         state::apply(backend.as_mut(), checkpoint, path)?;
         backend.write(plan.training, &[0.0])?;
-        let probe = learned.probe_trained.then(|| checkpoint.tensors.get("probe").cloned()).flatten();
+        let probe =
+            learned.probe_trained.then(|| checkpoint.tensors.get("probe").cloned()).flatten();
         Ok(Network { learned, plan, backend, probe })
     }
 
@@ -87,17 +88,26 @@ impl Network {
         let n = scan.side();
         let crop = options.crop.unwrap_or(n / 2);
         if crop > n {
-            return Err(Error::Config(format!("--stitch-crop-size is {crop}, larger than the patches of {n} pixels")));
+            return Err(Error::Config(format!(
+                "--stitch-crop-size is {crop}, larger than the patches of {n} pixels"
+            )));
         }
         let (probe, gauge) = self.probe(scan);
         let weights = match options.weighting {
             PatchWeighting::Uniform => stitch::Weights::Uniform,
-            PatchWeighting::Probe => stitch::Weights::Map(centre(&probe_intensity(probe.view()), crop)),
+            PatchWeighting::Probe => {
+                stitch::Weights::Map(centre(&probe_intensity(probe.view()), crop))
+            }
         };
         let canvas = Canvas::around(&positions, crop)?;
         let mut stitcher = Stitcher::new(&canvas, &stitch::Options { crop, weights })?;
-        let input_scale = if options.recompute_normalisation { scan.input_scale() } else { self.learned.input_scale };
-        let groups = Groups::covering(&positions, self.model().gridsize, self.learned.neighbor_count)?;
+        let input_scale = if options.recompute_normalisation {
+            scan.input_scale()
+        } else {
+            self.learned.input_scale
+        };
+        let groups =
+            Groups::covering(&positions, self.model().gridsize, self.learned.neighbor_count)?;
         let batch = self.backend.plan().slots[self.plan.gain.0].len();
         self.backend.write(self.plan.gain, &vec![input_scale as f32; batch])?;
         for members in groups.members.chunks(batch * groups.size) {
@@ -107,13 +117,24 @@ impl Network {
         }
         let probe_trained = self.probe.is_some();
         let stitched = stitcher.finish()?;
-        Ok(Reconstruction { stitched, canvas, probe, probe_trained, indices, positions, gauge, input_scale })
+        Ok(Reconstruction {
+            stitched,
+            canvas,
+            probe,
+            probe_trained,
+            indices,
+            positions,
+            gauge,
+            input_scale,
+        })
     }
 
     fn check(&self, scan: &Scan) -> Result<()> {
         let (found, wanted) = (scan.side(), self.model().n);
         if found != wanted {
-            let problem = format!("patterns are {found}×{found}, but the network was trained on {wanted}×{wanted}");
+            let problem = format!(
+                "patterns are {found}×{found}, but the network was trained on {wanted}×{wanted}"
+            );
             return Err(Error::input(&scan.source.path, problem));
         }
         let scale = scan.input_scale() / self.learned.input_scale;
@@ -143,7 +164,8 @@ impl Network {
         let gauge = gauge as f32;
         let patches = object.chunks_exact(2).take(members.len() * n * n);
         let patches = patches.map(|z| Complex32::new(gauge * z[0], gauge * z[1])).collect();
-        Ok(Array3::from_shape_vec((members.len(), n, n), patches).expect("one patch for each pattern"))
+        Ok(Array3::from_shape_vec((members.len(), n, n), patches)
+            .expect("one patch for each pattern"))
     }
 
     /// The probe of a scan in its file's gauge, learned where the network has learned it, and the
@@ -183,7 +205,8 @@ impl Reconstruction {
             Array2::from_shape_vec((p.len(), 2), flat).expect("two coordinates each")
         };
         let count = self.positions.len().max(1) as f64;
-        let mean = self.positions.iter().fold([0.0, 0.0], |m, p| [m[0] + p.x / count, m[1] + p.y / count]);
+        let mean =
+            self.positions.iter().fold([0.0, 0.0], |m, p| [m[0] + p.x / count, m[1] + p.y / count]);
         let mut offsets = xy(&self.positions);
         offsets.outer_iter_mut().for_each(|mut o| (0..2).for_each(|i| o[i] -= mean[i]));
         let nominal = scan.nominal.as_deref().unwrap_or(&scan.positions);

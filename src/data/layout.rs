@@ -1,8 +1,8 @@
 //! Which axis is which: accepted layouts of patterns and probe, and names that mean the same.
 
-use serde::{Deserialize, Serialize};
 use ndarray::{Array3, ArrayD, Axis, Ix3};
 use num_complex::Complex32;
+use serde::{Deserialize, Serialize};
 
 use super::check::Problem;
 

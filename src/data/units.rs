@@ -1,9 +1,9 @@
 //! What the numbers of a pattern mean: photon counts, or amplitudes, and how many photons an
 //! amplitude stands for.
 
-use serde::{Deserialize, Serialize};
 use log::debug;
 use ndarray::Array3;
+use serde::{Deserialize, Serialize};
 
 use super::scan::{Dose, DoseOrigin, mean_energy};
 

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::Operation;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
+use crate::launch::Launch;
 
 /// Whole numbers up to here are exact in f32, and indices are stored so.
 const EXACT: usize = 1 << 24;
@@ -49,5 +50,13 @@ impl Operation for Gather {
             let at = index.wide() as usize * self.stride;
             member.copy_from_slice(&source[at..][..self.stride]);
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Gather { source, index, members, count, stride } = *self;
+        let launch = Launch::elements("gather_forward", count * stride)
+            .buffers([source, index, members])
+            .ints([stride, count * stride]);
+        vec![launch]
     }
 }

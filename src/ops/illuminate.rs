@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::Operation;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Illuminate {
@@ -16,6 +17,8 @@ pub struct Illuminate {
     probe: Value,
     scan: Value,
     exit: Value,
+    batch: usize,
+    scans: usize,
     channels: usize,
     modes: usize,
     side: usize,
@@ -32,12 +35,12 @@ pub struct IlluminateBackward {
 /// [B, C, N, N, 2] object patches, [S, P, N, N, 2] probes of S scans and [B] index of the scan that
 /// each sample belongs to → [B, C, P, N, N, 2] exit waves.
 pub fn illuminate(g: &mut Graph, object: Value, probe: Value, scan: Value) -> Value {
-    let [b, channels, side, w, re_im] = g.dims(object);
-    let [_, modes, ph, pw, _] = g.dims(probe);
+    let [batch, channels, side, w, re_im] = g.dims(object);
+    let [scans, modes, ph, pw, _] = g.dims(probe);
     assert!((w, ph, pw, re_im) == (side, side, side, 2), "probe and object have one square shape");
-    assert_eq!(g.dims(scan), [b], "one scan index for each sample");
-    let exit = g.work("exit wave", &[b, channels, modes, side, side, 2]);
-    g.push(Illuminate { object, probe, scan, exit, channels, modes, side });
+    assert_eq!(g.dims(scan), [batch], "one scan index for each sample");
+    let exit = g.work("exit wave", &[batch, channels, modes, side, side, 2]);
+    g.push(Illuminate { object, probe, scan, exit, batch, scans, channels, modes, side });
     exit
 }
 
@@ -76,6 +79,15 @@ impl Operation for Illuminate {
             }
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Illuminate { object, probe, scan, exit, batch, channels, modes, side, .. } = *self;
+        let (pixels, total) = (side * side, batch * channels * modes * side * side);
+        let launch = Launch::elements("illuminate_forward", total)
+            .buffers([object, probe, scan, exit])
+            .ints([channels, modes, pixels, total]);
+        vec![launch]
+    }
 }
 
 impl Operation for IlluminateBackward {
@@ -95,6 +107,25 @@ impl Operation for IlluminateBackward {
         if let Some(d) = self.dprobe {
             self.cpu_probe(mem, d);
         }
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Illuminate { object, probe, scan, batch, scans, channels, modes, side, .. } =
+            self.forward;
+        let pixels = side * side;
+        let to_object = self.dobject.map(|d| {
+            let total = batch * channels * pixels;
+            Launch::elements("illuminate_backward_object", total)
+                .buffers([probe, scan, self.dexit, d.value])
+                .ints([channels, modes, pixels, total, d.accumulate.into()])
+        });
+        let to_probe = self.dprobe.map(|d| {
+            let total = scans * modes * pixels;
+            Launch::elements("illuminate_backward_probe", total)
+                .buffers([object, scan, self.dexit, d.value])
+                .ints([batch, channels, modes, pixels, total, d.accumulate.into()])
+        });
+        to_object.into_iter().chain(to_probe).collect()
     }
 }
 

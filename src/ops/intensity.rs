@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::Operation;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Intensity {
@@ -15,6 +16,8 @@ pub struct Intensity {
     intensity: Value,
     modes: usize,
     pixels: usize,
+    /// Elements of the intensity.
+    total: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -28,7 +31,7 @@ pub struct IntensityBackward {
 pub fn intensity(g: &mut Graph, field: Value) -> Value {
     let [b, c, modes, h, w, _] = g.dims(field);
     let intensity = g.work("intensity", &[b, c, h, w]);
-    g.push(Intensity { field, intensity, modes, pixels: h * w });
+    g.push(Intensity { field, intensity, modes, pixels: h * w, total: b * c * h * w });
     intensity
 }
 
@@ -61,6 +64,14 @@ impl Operation for Intensity {
             }
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Intensity { field, intensity, modes, pixels, total } = *self;
+        let launch = Launch::elements("intensity_forward", total)
+            .buffers([field, intensity])
+            .ints([modes, pixels, total]);
+        vec![launch]
+    }
 }
 
 impl Operation for IntensityBackward {
@@ -83,5 +94,14 @@ impl Operation for IntensityBackward {
                 put(dfield, self.dfield.accumulate, share);
             }
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Intensity { field, modes, pixels, total, .. } = self.forward;
+        let Grad { value, accumulate } = self.dfield;
+        let launch = Launch::elements("intensity_backward", modes * total)
+            .buffers([field, self.dintensity, value])
+            .ints([modes, pixels, modes * total, accumulate.into()]);
+        vec![launch]
     }
 }

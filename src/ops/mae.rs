@@ -8,6 +8,7 @@ use super::Operation;
 use super::misfit::{Measured, Misfit, Normalise};
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Mae {
@@ -49,6 +50,10 @@ impl Operation for Mae {
         };
         self.misfit.cpu(mem, error);
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        vec![self.misfit.launch("mae_forward")]
+    }
 }
 
 impl Operation for MaeBackward {
@@ -70,5 +75,11 @@ impl Operation for MaeBackward {
             if root > amplitude { slope } else { -slope }
         };
         self.forward.misfit.cpu_backward(mem, self.dloss, self.dintensity, slope);
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let misfit = self.forward.misfit;
+        let launch = misfit.launch_backward("mae_backward", self.dloss, self.dintensity);
+        vec![launch]
     }
 }

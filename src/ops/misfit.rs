@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 /// What the detector saw, and how.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,7 @@ pub(super) struct Misfit {
     /// s_b: [B], kept for the gradient.
     pub share: Value,
     pub normalise: Normalise,
+    pub batch: usize,
     pub channels: usize,
     pub pixels: usize,
 }
@@ -63,14 +65,19 @@ impl Misfit {
         measured: Measured,
         normalise: Normalise,
     ) -> Misfit {
-        let [b, channels, h, w] = g.dims(intensity);
+        let [batch, channels, h, w] = g.dims(intensity);
         let [_, mh, mw] = g.dims(measured.mask);
-        assert_eq!(g.shape(measured.amplitude), [b, channels, h, w], "one amplitude per intensity");
+        assert_eq!(
+            g.shape(measured.amplitude),
+            [batch, channels, h, w],
+            "one amplitude per intensity"
+        );
         assert_eq!((mh, mw), (h, w), "the mask has the shape of a pattern");
-        assert_eq!(g.shape(measured.dose), [b], "one dose for each sample");
-        assert_eq!(g.shape(measured.scan), [b], "one scan index for each sample");
-        let (loss, share) = (g.work(name, &[b]), g.work(&format!("share of {name}"), &[b]));
-        Misfit { intensity, measured, loss, share, normalise, channels, pixels: h * w }
+        assert_eq!(g.shape(measured.dose), [batch], "one dose for each sample");
+        assert_eq!(g.shape(measured.scan), [batch], "one scan index for each sample");
+        let (loss, share) = (g.work(name, &[batch]), g.work(&format!("share of {name}"), &[batch]));
+        let pixels = h * w;
+        Misfit { intensity, measured, loss, share, normalise, batch, channels, pixels }
     }
 
     pub fn reads(&self) -> Vec<Value> {
@@ -80,6 +87,25 @@ impl Misfit {
 
     pub fn writes(&self) -> Vec<Value> {
         vec![self.loss, self.share]
+    }
+
+    /// The forward kernel, one block for each sample.
+    pub fn launch(&self, kernel: &'static str) -> Launch {
+        let (Measured { amplitude, dose, mask, scan }, Misfit { loss, share, .. }) =
+            (self.measured, *self);
+        let mean = usize::from(self.normalise == Normalise::ValidPixels);
+        Launch::blocks(kernel, self.batch)
+            .buffers([self.intensity, amplitude, dose, mask, scan, loss, share])
+            .ints([self.channels, self.pixels, mean])
+    }
+
+    /// The backward kernel, one thread for each pixel.
+    pub fn launch_backward(&self, kernel: &'static str, dloss: Value, d: Grad) -> Launch {
+        let Measured { amplitude, dose, mask, scan } = self.measured;
+        let total = self.batch * self.channels * self.pixels;
+        Launch::elements(kernel, total)
+            .buffers([self.intensity, amplitude, dose, mask, scan, self.share, dloss, d.value])
+            .ints([self.channels, self.pixels, total, d.accumulate.into()])
     }
 
     /// The loss with `term(I, a, κ)` at each pixel, summed in double precision.

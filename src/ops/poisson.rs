@@ -10,6 +10,7 @@ use super::Operation;
 use super::misfit::{Measured, Misfit, Normalise};
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 /// Least Λ, photons: with ε = 0 the gradient stays finite where the model is exactly dark.
 /// `kDarkest` in the kernel.
@@ -64,6 +65,10 @@ impl Operation for Poisson {
             if k > 0.0 { lambda - k + k * (k / lambda).ln() } else { lambda }
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        vec![self.misfit.launch("poisson_forward").floats([self.background])]
+    }
 }
 
 impl Operation for PoissonBackward {
@@ -83,6 +88,12 @@ impl Operation for PoissonBackward {
             kappa * kappa * (T::one() - excess)
         };
         self.forward.misfit.cpu_backward(mem, self.dloss, self.dintensity, slope);
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let misfit = self.forward.misfit;
+        let launch = misfit.launch_backward("poisson_backward", self.dloss, self.dintensity);
+        vec![launch.floats([self.forward.background])]
     }
 }
 

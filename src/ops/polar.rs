@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::Operation;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Polar {
@@ -19,6 +20,8 @@ pub struct Polar {
     /// Channels of the amplitude: 1 or `channels`.
     shared: usize,
     pixels: usize,
+    /// Elements of the object.
+    total: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -38,11 +41,24 @@ pub fn polar(g: &mut Graph, amplitude: Value, phase: Value) -> Value {
         "one amplitude for each phase, or one for all"
     );
     let object = g.work("object", &[b, c, h, w, 2]);
-    g.push(Polar { amplitude, phase, object, channels: c, shared: a, pixels: h * w });
+    g.push(Polar {
+        amplitude,
+        phase,
+        object,
+        channels: c,
+        shared: a,
+        pixels: h * w,
+        total: g.len(phase),
+    });
     object
 }
 
 impl Polar {
+    /// Phase channels for each amplitude.
+    fn served(&self) -> usize {
+        self.channels / self.shared
+    }
+
     /// Index of the amplitude plane that serves object plane `i`.
     fn amplitude_plane(&self, i: usize) -> usize {
         if self.shared == 1 { i / self.channels } else { i }
@@ -77,6 +93,14 @@ impl Operation for Polar {
             }
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Polar { amplitude, phase, object, pixels, total, .. } = *self;
+        let launch = Launch::elements("polar_forward", total)
+            .buffers([amplitude, phase, object])
+            .ints([self.served(), pixels, total]);
+        vec![launch]
+    }
 }
 
 impl Operation for PolarBackward {
@@ -95,6 +119,22 @@ impl Operation for PolarBackward {
         if let Some(d) = self.damplitude {
             self.cpu_amplitude(mem, d);
         }
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Polar { amplitude, phase, pixels, total, .. } = self.forward;
+        let served = self.forward.served();
+        let to_phase = self.dphase.map(|d| {
+            Launch::elements("polar_backward_phase", total)
+                .buffers([amplitude, phase, self.dobject, d.value])
+                .ints([served, pixels, total, d.accumulate.into()])
+        });
+        let to_amplitude = self.damplitude.map(|d| {
+            Launch::elements("polar_backward_amplitude", total / served)
+                .buffers([phase, self.dobject, d.value])
+                .ints([served, pixels, total / served, d.accumulate.into()])
+        });
+        to_phase.into_iter().chain(to_amplitude).collect()
     }
 }
 
@@ -115,10 +155,10 @@ impl PolarBackward {
     }
 
     fn cpu_amplitude<T: Real>(&self, mem: &mut Mem<T>, d: Grad) {
-        let Polar { phase, pixels: n, channels, shared, .. } = self.forward;
+        let Polar { phase, pixels: n, .. } = self.forward;
         let [phase, dobject, damplitude] = mem.get([phase, self.dobject, d.value]);
         let (phase, dobject) = (&*phase, &*dobject);
-        let served = channels / shared;
+        let served = self.forward.served();
         damplitude.par_chunks_mut(n).enumerate().for_each(|(plane, damplitude)| {
             for (p, damplitude) in damplitude.iter_mut().enumerate() {
                 let share = |i: usize| {

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::Operation;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Scale {
@@ -63,6 +64,14 @@ impl Operation for Scale {
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
         self.run(mem.get([self.x, self.gain, self.y]), false);
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Scale { x, gain, y, samples, stride } = *self;
+        let launch = Launch::elements("scale_forward", samples * stride)
+            .buffers([x, gain, y])
+            .ints([stride, samples * stride]);
+        vec![launch]
+    }
 }
 
 impl Operation for ScaleBackward {
@@ -77,5 +86,13 @@ impl Operation for ScaleBackward {
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
         let buffers = mem.get([self.dy, self.forward.gain, self.dx.value]);
         self.forward.run(buffers, self.dx.accumulate);
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Scale { gain, samples, stride, .. } = self.forward;
+        let launch = Launch::elements("scale_backward", samples * stride)
+            .buffers([self.dy, gain, self.dx.value])
+            .ints([stride, samples * stride, self.dx.accumulate.into()]);
+        vec![launch]
     }
 }

@@ -7,6 +7,7 @@
 use super::Operation;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct WeightedSum {
@@ -64,6 +65,17 @@ impl Operation for WeightedSum {
         let [loss] = mem.get([self.loss]);
         loss[0] = T::of(total);
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let WeightedSum { weight, sums, loss, batch, .. } = *self;
+        let launch = |(t, &(term, coefficient)): (usize, &(Value, f64))| {
+            Launch::blocks("weighted_sum_forward", 1)
+                .buffers([term, weight, sums, loss])
+                .ints([batch, t])
+                .floats([coefficient])
+        };
+        self.terms.iter().enumerate().map(launch).collect()
+    }
 }
 
 impl Operation for WeightedSumBackward {
@@ -82,5 +94,15 @@ impl Operation for WeightedSumBackward {
                 put(dterm, d.accumulate, T::of(coefficient) * w * dloss[0]);
             }
         }
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let launch = |&(d, coefficient): &(Grad, f64)| {
+            Launch::elements("weighted_sum_backward", self.batch)
+                .buffers([self.weight, self.dloss, d.value])
+                .ints([self.batch, d.accumulate.into()])
+                .floats([coefficient])
+        };
+        self.dterms.iter().map(launch).collect()
     }
 }

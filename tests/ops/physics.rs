@@ -6,12 +6,17 @@ use ptycho_gpu::backend::{Backend, cpu::Cpu};
 use ptycho_gpu::graph::{Graph, Stage, Value};
 use ptycho_gpu::ops::misfit::{Measured, Normalise};
 use ptycho_gpu::ops::{
+    extract::extract,
     fft2::{fft2, ifft2},
+    gather::gather,
     illuminate::illuminate,
     intensity::intensity,
     mae::mae,
+    merge::{MergeRule, merge},
     poisson::poisson,
     polar::polar,
+    scale::scale,
+    weighted_sum::weighted_sum,
 };
 use ptycho_gpu::plan::Plan;
 
@@ -230,4 +235,154 @@ fn forward(mut g: Graph, output: Value, inputs: &[(&str, &[f64])]) -> Vec<f64> {
     }
     cpu.run(Stage::Forward).unwrap();
     cpu.get(output).to_vec()
+}
+
+#[test]
+fn gather_takes_members_of_any_shape_in_any_order() {
+    let mut g = Graph::default();
+    let (source, index) = (g.input("source", &[4, 1, 3]), g.input("index", &[1, 3]));
+    let batch = gather(&mut g, source, index);
+    assert_eq!(g.shape(batch), [1, 3, 1, 3]);
+    let source: Vec<f64> = (0..12).map(f64::from).collect();
+    let got = forward(g, batch, &[("source", &source), ("index", &[2.0, 0.0, 2.0])]);
+    assert_eq!(got, [6., 7., 8., 0., 1., 2., 6., 7., 8.]);
+}
+
+#[test]
+fn scale_multiplies_each_sample_by_its_gain() {
+    for shape in [vec![3, 2, 5, 5], vec![1, 7]] {
+        case(|g| {
+            let (x, gain) = (g.param("x", &shape), g.input("gain", &shape[..1]));
+            scale(g, x, gain)
+        })
+        .linear()
+        .check(1e-6);
+    }
+}
+
+#[test]
+fn scale_adds_to_a_gradient_that_is_there() {
+    case(|g| {
+        let (x, gain) = (g.param("x", &[2, 1, 3, 3]), g.input("gain", &[2]));
+        let [a, b] = [(); 2].map(|()| scale(g, x, gain));
+        polar(g, a, b)
+    })
+    .check(1e-6);
+}
+
+#[test]
+fn weighted_sum_adds_terms_over_samples() {
+    case(|g| {
+        let terms = vec![(g.param("data", &[5]), 0.75), (g.param("prior", &[5]), -2.0)];
+        let weight = g.input("weight", &[5]);
+        weighted_sum(g, terms, weight)
+    })
+    .linear()
+    .check(1e-6);
+    case(|g| {
+        let (term, weight) = (g.param("term", &[1]), g.input("weight", &[1]));
+        weighted_sum(g, vec![(term, 1.0), (term, 2.0)], weight)
+    })
+    .linear()
+    .check(1e-6);
+}
+
+#[test]
+fn weighted_sum_reports_each_term() {
+    let mut g = Graph::default();
+    let (a, b, weight) = (g.input("a", &[2]), g.input("b", &[2]), g.input("w", &[2]));
+    let loss = weighted_sum(&mut g, vec![(a, 2.0), (b, 3.0)], weight);
+    assert_eq!(g.name(loss), "loss");
+    let terms = g.find("loss terms").expect("the terms are kept");
+    let inputs: [(&str, &[f64]); 3] = [("a", &[1.0, 2.0]), ("b", &[4.0, 8.0]), ("w", &[0.5, 0.25])];
+    assert_eq!(forward(g, terms, &inputs), [1.0, 4.0]);
+}
+
+/// Offsets (x, y) of two groups of three patches: whole, fractional, and over the border.
+const OFFSETS: [f64; 12] = [1., -1., 0.25, 0.5, -1.75, 2.25, 0., 0., -0.5, 3.5, 2.125, -0.25];
+
+#[test]
+fn merge_is_linear_in_the_patches() {
+    for (b, c, side, canvas) in [(2, 3, 5, 9), (1, 1, 4, 4), (2, 2, 4, 8)] {
+        for rule in [MergeRule::default(), MergeRule { threshold: 0.3, floor: 0.01 }] {
+            case(|g| {
+                let patches = g.param("patches", &[b, c, side, side, 2]);
+                let (offsets, w) = (g.input("offsets", &[b, c, 2]), g.input("w", &[side, side]));
+                merge(g, patches, offsets, w, canvas, rule)
+            })
+            .positive()
+            .with("offsets", &OFFSETS[..2 * b * c])
+            .linear()
+            .check(1e-6);
+        }
+    }
+}
+
+#[test]
+fn merge_moves_a_patch_by_its_offset() {
+    let mut g = Graph::default();
+    let (patches, w) = (g.input("patches", &[1, 1, 2, 2, 2]), g.input("w", &[2, 2]));
+    let offsets = g.input("offsets", &[1, 1, 2]);
+    let canvas = merge(&mut g, patches, offsets, w, 4, MergeRule::default());
+    let patch = [1., 10., 2., 20., 3., 30., 4., 40.];
+    let inputs: [(&str, &[f64]); 3] =
+        [("patches", &patch), ("w", &[0.5; 4]), ("offsets", &[1.0, -1.0])];
+    let mut want = [0.0; 32];
+    want[4..8].copy_from_slice(&patch[..4]);
+    want[12..16].copy_from_slice(&patch[4..]);
+    assert_eq!(forward(g, canvas, &inputs), want);
+}
+
+#[test]
+fn merge_and_extract_add_to_a_gradient_that_is_there() {
+    case(|g| {
+        let (patches, w) = (g.param("patches", &[1, 3, 5, 5, 2]), g.input("w", &[5, 5]));
+        let offsets = g.input("offsets", &[1, 3, 2]);
+        let [one, two] = [(); 2].map(|()| merge(g, patches, offsets, w, 9, MergeRule::default()));
+        let parts = [one, one, two].map(|canvas| extract(g, canvas, offsets, 5));
+        let scan = g.input("scan", &[1]);
+        let [a, b, c] = parts.map(|part| lit(g, part, scan));
+        let object = polar(g, a, b);
+        let object = lit(g, object, scan);
+        polar(g, object, c)
+    })
+    .positive()
+    .with("offsets", &OFFSETS[..6])
+    .with("scan", [0.0])
+    .check(1e-5); // a dozen ops in a row
+}
+
+#[test]
+fn extract_is_linear_in_the_canvas() {
+    for (b, c, side, canvas) in [(2, 3, 5, 9), (1, 1, 4, 4), (2, 2, 4, 8)] {
+        case(|g| {
+            let k = g.param("canvas", &[b, canvas, canvas, 2]);
+            let offsets = g.input("offsets", &[b, c, 2]);
+            extract(g, k, offsets, side)
+        })
+        .with("offsets", &OFFSETS[..2 * b * c])
+        .linear()
+        .check(1e-6);
+    }
+}
+
+#[test]
+fn extract_finds_the_patches_that_were_merged() {
+    let mut g = Graph::default();
+    let (patches, w) = (g.input("patches", &[1, 1, 3, 3, 2]), g.input("w", &[3, 3]));
+    let offsets = g.input("offsets", &[1, 1, 2]);
+    let canvas = merge(&mut g, patches, offsets, w, 9, MergeRule::default());
+    let found = extract(&mut g, canvas, offsets, 3);
+    let patch: Vec<f64> = (0..18).map(f64::from).collect();
+    let inputs: [(&str, &[f64]); 3] =
+        [("patches", &patch), ("w", &[0.5; 9]), ("offsets", &[-2.0, 3.0])];
+    assert_eq!(forward(g, found, &inputs), patch);
+}
+
+/// Intensity of [B, C, N, N, 2] patches under a probe of noise.
+fn lit(g: &mut Graph, patches: Value, scan: Value) -> Value {
+    let [_, _, n, _, _] = g.dims(patches);
+    let probe = g.input("probe", &[1, 1, n, n, 2]);
+    let exit = illuminate(g, patches, probe, scan);
+    intensity(g, exit)
 }
