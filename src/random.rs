@@ -58,7 +58,8 @@ impl Stream {
     /// Uniform integer in [0, n). Panics when `n` is 0.
     pub fn below(&mut self, n: usize) -> usize {
         assert!(n > 0, "a range has at least one member");
-        ((u128::from(self.next_u32()) << 32 | u128::from(self.next_u32())) * n as u128 >> 64) as usize
+        ((u128::from(self.next_u32()) << 32 | u128::from(self.next_u32())) * n as u128 >> 64)
+            as usize
     }
 
     /// Standard normal (Box and Muller).
@@ -129,7 +130,12 @@ fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let p0 = u64::from(c[0]) * 0xD251_1F53;
         let p1 = u64::from(c[2]) * 0xCD9E_8D57;
-        c = [(p1 >> 32) as u32 ^ c[1] ^ k[0], p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k[1], p0 as u32];
+        c = [
+            (p1 >> 32) as u32 ^ c[1] ^ k[0],
+            p1 as u32,
+            (p0 >> 32) as u32 ^ c[3] ^ k[1],
+            p0 as u32,
+        ];
         k = [k[0].wrapping_add(0x9E37_79B9), k[1].wrapping_add(0xBB67_AE85)];
     }
     c
@@ -144,7 +150,10 @@ mod tests {
     fn philox_gives_the_published_answers() {
         assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         let ones = [u32::MAX; 4];
-        assert_eq!(philox(ones, [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+        assert_eq!(
+            philox(ones, [u32::MAX; 2]),
+            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
+        );
     }
 
     #[test]
