@@ -1,5 +1,19 @@
 //! What comes in: files, their validation, and the groups of neighbouring patterns.
 
+pub mod check;
+pub mod geometry;
 pub mod grouping;
+pub mod layout;
+pub mod load;
 pub mod npz;
+pub mod save;
 pub mod scan;
+pub mod units;
+
+pub use check::{Problem, Severity, check_network_side};
+pub use grouping::{Groups, default_neighbor_count};
+pub use load::{FrameOrder, LoadOptions, Survey, load, survey};
+pub use npz::{Npz, NpzWriter};
+pub use save::{Patterns, ScanFile, write_scan};
+pub use scan::{Dose, DoseOrigin, Position, Scan, Source};
+pub use units::{Amplitude, Counts, InputDomain};

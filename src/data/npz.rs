@@ -1,1 +1,360 @@
-//! Being written.
+//! NPZ archives: a zip of NumPy arrays, one `.npy` member per key.
+//!
+//! Opening reads the zip directory and the header of every member, so keys, shapes and types are
+//! known before any data is. Values of any numeric type, byte order and memory order are converted
+//! while they stream in: no second copy in the file's own type is ever held.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use ndarray::{ArrayD, IxDyn, ShapeBuilder};
+use npyz::{DType, Endianness, NpyHeader, TypeChar};
+use num_complex::Complex32;
+use zip::ZipArchive;
+use zip::result::ZipError;
+
+use crate::{Error, Result};
+
+mod pickle;
+mod write;
+
+pub use write::NpzWriter;
+
+/// Values converted per read of the zip stream; bounds the working memory.
+const CHUNK: usize = 1 << 14;
+/// A header may claim any size; memory beyond this many values is reserved only as data arrives.
+const TRUSTED: usize = 1 << 26;
+
+/// An open archive.
+#[derive(Debug)]
+pub struct Npz {
+    path: PathBuf,
+    archive: ZipArchive<BufReader<File>>,
+    members: Vec<Member>,
+}
+
+/// One array of an archive, known by its header alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The key: the member's file name without `.npy`.
+    pub name: String,
+    /// As NumPy writes it (`<f4`), or why the header cannot be read.
+    pub dtype: String,
+    pub shape: Vec<usize>,
+    kind: Kind,
+    /// Bytes per element.
+    size: usize,
+    big_endian: bool,
+    fortran: bool,
+    /// Index in the zip directory.
+    entry: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Bool,
+    Int,
+    Uint,
+    Float,
+    Complex,
+    Unicode,
+    Bytes,
+    Object,
+    Unreadable,
+}
+
+impl Member {
+    /// Whether the elements are integers (booleans are not).
+    pub fn is_integer(&self) -> bool {
+        matches!(self.kind, Kind::Int | Kind::Uint)
+    }
+
+    pub fn is_complex(&self) -> bool {
+        self.kind == Kind::Complex
+    }
+
+    /// Whether the elements need more than the 4 bytes of f32 (8 of a complex pair of them).
+    pub fn is_double(&self) -> bool {
+        matches!((self.kind, self.size), (Kind::Float, 8) | (Kind::Complex, 16))
+    }
+
+    /// Largest value of an unsigned type: what detectors write into pixels that they do not trust.
+    pub fn unsigned_limit(&self) -> Option<f64> {
+        (self.kind == Kind::Uint).then(|| 2f64.powi(8 * self.size as i32) - 1.0)
+    }
+}
+
+impl Npz {
+    /// Opens an archive and reads the header of every member. Fails when the file cannot be read or
+    /// is no zip; a member with a bad header is listed, and fails only when it is read.
+    pub fn open(path: impl AsRef<Path>) -> Result<Npz> {
+        let path = path.as_ref();
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let mut archive =
+            ZipArchive::new(BufReader::new(file)).map_err(|error| not_an_archive(path, &error))?;
+        let mut members = Vec::new();
+        for entry in 0..archive.len() {
+            let mut reader = match archive.by_index(entry) {
+                Ok(reader) => reader,
+                Err(error) => return Err(not_an_archive(path, &error)),
+            };
+            let Some(name) = reader.name().strip_suffix(".npy").map(str::to_owned) else {
+                continue;
+            };
+            members.push(describe(name, entry, NpyHeader::from_reader(&mut reader)));
+        }
+        Ok(Npz { path: path.into(), archive, members })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every array, in the order of the file.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    pub fn find(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.name == name)
+    }
+
+    /// Real values as f32; the imaginary part of complex values is refused.
+    pub fn f32(&mut self, name: &str) -> Result<ArrayD<f32>> {
+        self.real(name, |re, _| re as f32)
+    }
+
+    /// Real values as f64. Integers above 2^53 are rounded.
+    pub fn f64(&mut self, name: &str) -> Result<ArrayD<f64>> {
+        self.real(name, |re, _| re)
+    }
+
+    /// Integer or boolean values as i64; real values are refused. Exact up to 2^53.
+    pub fn i64(&mut self, name: &str) -> Result<ArrayD<i64>> {
+        let member = self.member(name)?;
+        if !(member.is_integer() || member.kind == Kind::Bool) {
+            return Err(self.wrong_type(&member, "integers"));
+        }
+        self.values(&member, |re, _| re as i64)
+    }
+
+    /// Complex values as pairs of f32; real values get the imaginary part 0.
+    pub fn c64(&mut self, name: &str) -> Result<ArrayD<Complex32>> {
+        let member = self.member(name)?;
+        self.values(&member, |re, im| Complex32::new(re as f32, im as f32))
+    }
+
+    /// The text of a member with one element: unicode, bytes, or a pickled string, which is parsed
+    /// and never executed. `None` where a pickle holds anything else.
+    pub fn text(&mut self, name: &str) -> Result<Option<String>> {
+        let member = self.member(name)?;
+        if member.shape.iter().product::<usize>() != 1 {
+            let problem = format!("`{name}` has shape {:?}, expected one string", member.shape);
+            return Err(Error::input(&self.path, problem));
+        }
+        let mut bytes = Vec::new();
+        self.stream(&member, |reader| reader.read_to_end(&mut bytes).map(drop))?;
+        match member.kind {
+            Kind::Unicode => Ok(Some(utf32(&bytes, member.big_endian))),
+            Kind::Bytes => {
+                Ok(Some(String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned()))
+            }
+            Kind::Object => Ok(pickle::last_string(&bytes)),
+            _ => Err(self.wrong_type(&member, "a string")),
+        }
+    }
+
+    fn member(&self, name: &str) -> Result<Member> {
+        self.find(name).cloned().ok_or_else(|| {
+            let found: Vec<_> = self.members.iter().map(|member| member.name.as_str()).collect();
+            let problem = format!("no key `{name}`; the file holds {}", found.join(", "));
+            Error::input(&self.path, problem)
+        })
+    }
+
+    fn real<T: Clone>(&mut self, name: &str, convert: fn(f64, f64) -> T) -> Result<ArrayD<T>> {
+        let member = self.member(name)?;
+        if member.is_complex() {
+            return Err(self.wrong_type(&member, "real numbers"));
+        }
+        self.values(&member, convert)
+    }
+
+    fn values<T: Clone>(
+        &mut self,
+        member: &Member,
+        convert: fn(f64, f64) -> T,
+    ) -> Result<ArrayD<T>> {
+        let Some(decode) = decoder(member.kind, member.size) else {
+            return Err(self.wrong_type(member, "numbers"));
+        };
+        let bytes = member.shape.iter().try_fold(member.size, |n, &side| n.checked_mul(side));
+        let Some(bytes) = bytes else { return Err(self.damaged(member, "impossible shape")) };
+        let count = bytes / member.size;
+        let mut values = Vec::with_capacity(count.min(TRUSTED));
+        self.stream(member, |reader| {
+            let mut buffer = vec![0u8; member.size * CHUNK.min(count)];
+            while values.len() < count {
+                let part = member.size * CHUNK.min(count - values.len());
+                reader.read_exact(&mut buffer[..part])?;
+                convert_chunk(member, &mut buffer[..part], decode, convert, &mut values);
+            }
+            Ok(())
+        })?;
+        let shape = IxDyn(&member.shape).set_f(member.fortran);
+        let array = ArrayD::from_shape_vec(shape, values)
+            .map_err(|error| self.damaged(member, &error.to_string()))?;
+        Ok(if member.fortran { array.as_standard_layout().into_owned() } else { array })
+    }
+
+    /// Runs `read` on the data of `member`, after its header, and checks that nothing is left and
+    /// that the checksum, which zip compares at the end of a member, is right.
+    fn stream(
+        &mut self,
+        member: &Member,
+        read: impl FnOnce(&mut dyn Read) -> std::io::Result<()>,
+    ) -> Result<()> {
+        let outcome = (|| {
+            let mut reader = self.archive.by_index(member.entry).map_err(std::io::Error::from)?;
+            NpyHeader::from_reader(&mut reader)?;
+            read(&mut reader)?;
+            match reader.read(&mut [0])? {
+                0 => Ok(()),
+                _ => Err(std::io::Error::other("more data than its header says")),
+            }
+        })();
+        outcome.map_err(|error| self.damaged(member, &error.to_string()))
+    }
+
+    fn damaged(&self, member: &Member, reason: &str) -> Error {
+        let name = &member.name;
+        let problem = format!("`{name}` is truncated or damaged ({reason}): copy the file again");
+        Error::input(&self.path, problem)
+    }
+
+    fn wrong_type(&self, member: &Member, expected: &str) -> Error {
+        let Member { name, dtype, .. } = member;
+        Error::input(&self.path, format!("`{name}` has type {dtype}, expected {expected}"))
+    }
+}
+
+fn describe(name: String, entry: usize, header: std::io::Result<NpyHeader>) -> Member {
+    let mut member = Member {
+        name,
+        dtype: String::new(),
+        shape: Vec::new(),
+        kind: Kind::Unreadable,
+        size: 0,
+        big_endian: false,
+        fortran: false,
+        entry,
+    };
+    let header = match header {
+        Ok(header) => header,
+        Err(error) => {
+            member.dtype = format!("unreadable ({error})");
+            return member;
+        }
+    };
+    member.shape = header.shape().iter().map(|&side| side as usize).collect();
+    // One axis or none: both orders are the same.
+    member.fortran = header.order() == npyz::Order::Fortran && member.shape.len() > 1;
+    member.dtype = header.dtype().descr().trim_matches('\'').to_owned();
+    if let DType::Plain(plain) = header.dtype() {
+        member.kind = match plain.type_char() {
+            TypeChar::Bool => Kind::Bool,
+            TypeChar::Int => Kind::Int,
+            TypeChar::Uint => Kind::Uint,
+            TypeChar::Float => Kind::Float,
+            TypeChar::Complex => Kind::Complex,
+            TypeChar::UnicodeStr => Kind::Unicode,
+            TypeChar::ByteStr => Kind::Bytes,
+            TypeChar::Object => Kind::Object,
+            _ => Kind::Unreadable,
+        };
+        member.size = plain.num_bytes().unwrap_or(0);
+        member.big_endian = plain.endianness() == Endianness::Big;
+    }
+    member
+}
+
+/// From the little-endian bytes of one real scalar, or of one part of a complex one.
+type Decode = fn(&[u8]) -> f64;
+
+/// `None` for what is no number: text, objects, records, and the 16-byte floats of some machines.
+fn decoder(kind: Kind, size: usize) -> Option<Decode> {
+    Some(match (kind, size) {
+        (Kind::Bool, 1) => |b| f64::from(u8::from(b[0] != 0)),
+        (Kind::Uint, 1) => |b| f64::from(b[0]),
+        (Kind::Uint, 2) => |b| f64::from(u16::from_le_bytes(fixed(b))),
+        (Kind::Uint, 4) => |b| f64::from(u32::from_le_bytes(fixed(b))),
+        (Kind::Uint, 8) => |b| u64::from_le_bytes(fixed(b)) as f64,
+        (Kind::Int, 1) => |b| f64::from(i8::from_le_bytes(fixed(b))),
+        (Kind::Int, 2) => |b| f64::from(i16::from_le_bytes(fixed(b))),
+        (Kind::Int, 4) => |b| f64::from(i32::from_le_bytes(fixed(b))),
+        (Kind::Int, 8) => |b| i64::from_le_bytes(fixed(b)) as f64,
+        (Kind::Float, 2) => |b| f64::from(half::f16::from_le_bytes(fixed(b))),
+        (Kind::Float, 4) | (Kind::Complex, 8) => |b| f64::from(f32::from_le_bytes(fixed(b))),
+        (Kind::Float, 8) | (Kind::Complex, 16) => |b| f64::from_le_bytes(fixed(b)),
+        _ => return None,
+    })
+}
+
+fn fixed<const SIZE: usize>(bytes: &[u8]) -> [u8; SIZE] {
+    let mut out = [0; SIZE];
+    out.copy_from_slice(bytes);
+    out
+}
+
+fn convert_chunk<T>(
+    member: &Member,
+    bytes: &mut [u8],
+    decode: Decode,
+    convert: fn(f64, f64) -> T,
+    values: &mut Vec<T>,
+) {
+    let parts = if member.is_complex() { 2 } else { 1 };
+    let part = member.size / parts;
+    if member.big_endian {
+        bytes.chunks_exact_mut(part).for_each(<[u8]>::reverse);
+    }
+    values.extend(bytes.chunks_exact(member.size).map(|element| {
+        let (re, im) = element.split_at(part);
+        convert(decode(re), if parts == 2 { decode(im) } else { 0.0 })
+    }));
+}
+
+/// NumPy pads strings with zeros; a code point outside Unicode becomes the replacement character.
+fn utf32(bytes: &[u8], big_endian: bool) -> String {
+    let points = bytes.chunks_exact(4).map(|b| match big_endian {
+        true => u32::from_be_bytes(fixed(b)),
+        false => u32::from_le_bytes(fixed(b)),
+    });
+    let text: String = points.map(|p| char::from_u32(p).unwrap_or('\u{fffd}')).collect();
+    text.trim_end_matches('\0').to_owned()
+}
+
+/// What a file is that is no zip: its first bytes tell the common mistakes apart.
+fn not_an_archive(path: &Path, error: &ZipError) -> Error {
+    let mut head = Vec::new();
+    if let Ok(file) = File::open(path) {
+        // A directory opens but cannot be read: then the zip error alone is reported.
+        let _unreadable = file.take(8).read_to_end(&mut head);
+    }
+    let problem = match head.as_slice() {
+        [] if path.is_dir() => "is a folder, expected an .npz file".to_owned(),
+        [] => "is empty, expected an .npz file".to_owned(),
+        [b'P', b'K', ..] => {
+            format!("is a truncated or damaged zip archive ({error}): copy the file again")
+        }
+        [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => {
+            "is a single array (.npy); pack it with coordinates and probe into one .npz".to_owned()
+        }
+        [0x89, b'H', b'D', b'F', ..] => {
+            "is an HDF5 file; only .npz scans can be read: export it as NPZ".to_owned()
+        }
+        _ => "is no NPZ file (a zip archive of NumPy arrays)".to_owned(),
+    };
+    Error::input(path, problem)
+}

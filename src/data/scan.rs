@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use ndarray::{Array2, Array3};
+use ndarray::{Array2, Array3, Axis};
 use num_complex::Complex32;
 
 /// A scan: what was measured, where, and with which illumination.
 #[derive(Clone, Debug)]
 pub struct Scan {
-    /// [M, N, N] amplitudes a = √I / κ, zero frequency at (N/2, N/2). Finite and ≥ 0.
+    /// [M, N, N] amplitudes a = √I / κ, 0 where the mask is 0, zero frequency at (N/2, N/2). Finite and ≥ 0.
     pub amplitude: Array3<f32>,
     /// counts = (κ a)².
     pub dose: Dose,
@@ -80,4 +80,60 @@ impl Scan {
     pub fn side(&self) -> usize {
         self.amplitude.dim().1
     }
+
+    /// The patterns at `indices`, in that order, with everything that belongs to them; repeats are
+    /// allowed. Dose, probe, mask and object stay. Panics on an index outside the scan.
+    pub fn subset(&self, indices: &[usize]) -> Scan {
+        let pick = |all: &Vec<Position>| indices.iter().map(|&i| all[i]).collect::<Vec<_>>();
+        Scan {
+            amplitude: self.amplitude.select(Axis(0), indices),
+            dose: self.dose,
+            probe: self.probe.clone(),
+            positions: pick(&self.positions),
+            nominal: self.nominal.as_ref().map(pick),
+            mask: self.mask.clone(),
+            object: self.object.clone(),
+            labels: self.labels.as_ref().map(|labels| labels.select(Axis(0), indices)),
+            source: self.source.clone(),
+        }
+    }
+
+    /// Σ a² of one pattern, averaged over the patterns. Masked pixels count as 0.
+    pub fn mean_energy(&self) -> f64 {
+        mean_energy(&self.amplitude)
+    }
+
+    /// Mean photons in a pattern: κ² · [`mean_energy`](Scan::mean_energy).
+    pub fn mean_photons(&self) -> f64 {
+        self.dose.kappa.powi(2) * self.mean_energy()
+    }
+
+    /// Mean of the counts (κ a)² over all pixels whose mask is not 0.
+    pub fn mean_count_per_pixel(&self) -> f64 {
+        let valid = match &self.mask {
+            Some(mask) => mask.iter().filter(|&&weight| weight > 0.0).count(),
+            None => self.side().pow(2),
+        };
+        self.mean_photons() / valid.max(1) as f64
+    }
+
+    /// s in x = a·s, which gives the network inputs with mean Σ x² = (N/2)².
+    pub fn input_scale(&self) -> f64 {
+        let half = self.side() as f64 / 2.0;
+        half / self.mean_energy().sqrt()
+    }
+
+    /// q such that q·probe with an object of mean amplitude 1 explains the mean measured energy:
+    /// the unitary transform keeps Σ|P·O|², so q² Σ|P|² must be it.
+    pub fn probe_gauge(&self) -> f64 {
+        let power: f64 =
+            self.probe.iter().map(|p| f64::from(p.re).powi(2) + f64::from(p.im).powi(2)).sum();
+        (self.mean_energy() / power).sqrt()
+    }
+}
+
+/// Σ a² per pattern, averaged over the first axis, accumulated in f64.
+pub(super) fn mean_energy(amplitude: &Array3<f32>) -> f64 {
+    let sum: f64 = amplitude.iter().map(|&a| f64::from(a).powi(2)).sum();
+    sum / amplitude.dim().0.max(1) as f64
 }

@@ -1,0 +1,464 @@
+//! The one loader: reads a scan file of any accepted layout, checks everything, and says what it
+//! found, what it decided, and why.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use log::{info, warn};
+use ndarray::{Array2, Array3, ArrayD, Axis, Ix2};
+use num_complex::Complex32;
+use sha2::{Digest, Sha256};
+
+use super::check::{Problem, Severity};
+use super::geometry::{self, Overlap};
+use super::layout::{self, Frames};
+use super::npz::{Member, Npz};
+use super::scan::{Dose, DoseOrigin, Position, Scan, Source};
+use super::units::{self, Hints, InputDomain};
+use crate::{Error, Result};
+
+pub use super::layout::FrameOrder;
+
+/// Normalised amplitudes are of order 1; a file that reaches this is worth a second look.
+const LARGE_AMPLITUDE: f32 = 10.0;
+
+/// How to read a scan file.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct LoadOptions {
+    /// What the patterns hold: amplitudes or photon counts
+    #[arg(long, value_enum, default_value_t)]
+    pub input_domain: InputDomain,
+    /// Photons per pattern, for normalised amplitudes [default: the file's metadata, else 1e9]
+    #[arg(long, value_name = "PHOTONS")]
+    pub nphotons: Option<f64>,
+    /// Which axis of the patterns counts them: first is (M,N,N), last is (N,N,M)
+    #[arg(long, value_enum, default_value_t)]
+    pub order: FrameOrder,
+}
+
+/// Everything that one reading of a file brought to light.
+#[derive(Debug)]
+pub struct Survey {
+    /// The arrays of the file.
+    pub members: Vec<Member>,
+    /// Everything that is wrong, errors and warnings.
+    pub problems: Vec<Problem>,
+    /// Decisions and conversions, one sentence each.
+    pub notes: Vec<String>,
+    /// What the numbers are and how that was decided; `None` when it did not come to that.
+    pub units: Option<String>,
+    /// `None` for fewer than two positions.
+    pub overlap: Option<Overlap>,
+    /// `None` exactly when a problem is an error.
+    pub scan: Option<Scan>,
+}
+
+/// Loads a scan; warnings and decisions go to the log. Fails with the first error and the number of
+/// the others.
+pub fn load(path: &Path, options: &LoadOptions) -> Result<Scan> {
+    let survey = survey(path, options)?;
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        survey.problems.iter().partition(|problem| problem.severity() == Severity::Error);
+    if let Some(scan) = survey.scan {
+        survey.notes.iter().for_each(|note| info!("{}: {note}", path.display()));
+        for problem in warnings {
+            warn!("{}: {problem}: {}", path.display(), problem.remedy());
+        }
+        return Ok(scan);
+    }
+    let described: Vec<_> =
+        errors.iter().map(|problem| format!("{problem}: {}", problem.remedy())).collect();
+    Err(Error::input(path, described.join("; ")))
+}
+
+/// Reads and checks a scan without giving up at the first problem. Fails only when the file cannot
+/// be read, is no archive, or an option is out of range.
+pub fn survey(path: &Path, options: &LoadOptions) -> Result<Survey> {
+    if let Some(photons) = options.nphotons
+        && !(photons.is_finite() && photons > 0.0)
+    {
+        return Err(Error::Config(format!("--nphotons is {photons}, expected a number above 0")));
+    }
+    let npz = Npz::open(path)?;
+    let source = Source { path: path.into(), sha256: sha256(path)? };
+    let members = npz.members().to_vec();
+    let mut reader = Reader { npz, problems: vec![], notes: vec![], units: None, overlap: None };
+    let scan = reader.scan(options, source);
+    let Reader { problems, notes, units, overlap, .. } = reader;
+    let usable = problems.iter().all(|problem| problem.severity() == Severity::Warning);
+    Ok(Survey { members, problems, notes, units, overlap, scan: scan.filter(|_| usable) })
+}
+
+/// Of the whole file, in lower-case hexadecimal digits.
+fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
+    loop {
+        match file.read(&mut buffer).map_err(Error::io("read", path))? {
+            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            length => hasher.update(&buffer[..length]),
+        }
+    }
+}
+
+/// A reading in progress. Its methods return `None` after they recorded a problem.
+struct Reader {
+    npz: Npz,
+    problems: Vec<Problem>,
+    notes: Vec<String>,
+    units: Option<String>,
+    overlap: Option<Overlap>,
+}
+
+impl Reader {
+    fn scan(&mut self, options: &LoadOptions, source: Source) -> Option<Scan> {
+        let key = self.pattern_key();
+        let probe = self.probe();
+        let positions = self.positions("xcoords", "ycoords");
+        let (key, probe, positions) = (key?, probe?, positions?);
+        self.problems.extend(geometry::check_positions(&positions));
+        let side = probe.dim().1;
+        let (mut values, frames) = self.patterns(key, side, positions.len(), options.order)?;
+        let mask = self.mask(side)?;
+        if let Some(mask) = &mask {
+            silence(&mut values, mask);
+        }
+        self.check_values(key, &values)?;
+        let (amplitude, dose) = self.resolve_units(key, values, options);
+        self.overlap = geometry::overlap(&positions, &probe);
+        self.problems.extend(self.overlap.as_ref().and_then(geometry::check_overlap));
+        let object = self.object();
+        if let Some(object) = &object {
+            self.problems.extend(geometry::check_object(&positions, side, object.dim()));
+        }
+        let nominal = self.nominal(positions.len());
+        let labels = self.labels(amplitude.dim(), frames);
+        Some(Scan { amplitude, dose, probe, positions, nominal, mask, object, labels, source })
+    }
+
+    /// Records the error and returns `None`.
+    fn fail<T>(&mut self, problem: Problem) -> Option<T> {
+        self.problems.push(problem);
+        None
+    }
+
+    /// Unwraps what the archive read; an unreadable member becomes a problem.
+    fn read<T>(&mut self, key: &str, read: impl FnOnce(&mut Npz) -> Result<T>) -> Option<T> {
+        match read(&mut self.npz) {
+            Ok(value) => Some(value),
+            Err(Error::Input { problem, .. }) => {
+                self.fail(Problem::Unreadable { key: key.to_owned(), reason: problem })
+            }
+            Err(other) => {
+                self.fail(Problem::Unreadable { key: key.to_owned(), reason: other.to_string() })
+            }
+        }
+    }
+
+    /// The key of the patterns, after a check that nothing required is missing.
+    fn pattern_key(&mut self) -> Option<&'static str> {
+        let found: Vec<String> = self.npz.members().iter().map(|m| m.name.clone()).collect();
+        let has = |key: &str| found.iter().any(|name| name == key);
+        let key = ["diffraction", "diff3d"].into_iter().find(|key| has(key));
+        let mut missing: Vec<String> = ["probeGuess", "xcoords", "ycoords"]
+            .into_iter()
+            .filter(|key| !has(key))
+            .map(str::to_owned)
+            .collect();
+        if key.is_none() {
+            missing.insert(0, "diffraction".to_owned());
+        }
+        if !missing.is_empty() {
+            let alias = layout::suggest(&missing, &found);
+            self.problems.push(Problem::MissingKeys { missing, found: found.clone(), alias });
+        }
+        if has("diffraction") && has("diff3d") {
+            let first = self.read("diffraction", |npz| npz.f32("diffraction"))?;
+            let second = self.read("diff3d", |npz| npz.f32("diff3d"))?;
+            if first != second {
+                return self.fail(Problem::TwoDiffractions);
+            }
+            self.notes.push("`diff3d` repeats `diffraction` and is not used".to_owned());
+        }
+        key
+    }
+
+    fn complex(&mut self, key: &str) -> Option<ArrayD<Complex32>> {
+        let array = self.read(key, |npz| npz.c64(key))?;
+        self.note_rounding(key);
+        Some(array)
+    }
+
+    fn note_rounding(&mut self, key: &str) {
+        if let Some(member) = self.npz.find(key).filter(|member| member.is_double()) {
+            let to = if member.is_complex() { "complex64" } else { "float32" };
+            self.notes.push(format!("`{key}` is rounded from {} to {to}", member.dtype));
+        }
+    }
+
+    /// [P, N, N] from (N,N), (N,N,1) or (P,N,N).
+    fn probe(&mut self) -> Option<Array3<Complex32>> {
+        let key = "probeGuess";
+        self.npz.find(key)?;
+        let array = self.complex(key)?;
+        let shape = array.shape().to_vec();
+        let Some(probe) = layout::probe_modes(array) else {
+            let expected = "(N,N), (N,N,1) or (P,N,N)".to_owned();
+            return self.fail(Problem::WrongShape { key: key.to_owned(), shape, expected });
+        };
+        if let Some(problem) =
+            non_finite(key, probe.indexed_iter().map(|((p, y, x), v)| ([p, y, x], v.re + v.im)))
+        {
+            return self.fail(problem);
+        }
+        if probe.iter().all(|p| p.norm_sqr() == 0.0) {
+            return self.fail(Problem::DarkProbe);
+        }
+        if probe.dim().0 > 1 {
+            self.notes.push(format!("the probe has {} modes", probe.dim().0));
+        }
+        Some(probe)
+    }
+
+    fn positions(&mut self, x_key: &str, y_key: &str) -> Option<Vec<Position>> {
+        let (x, y) = (self.coordinates(x_key), self.coordinates(y_key));
+        let (x, y) = (x?, y?);
+        if x.len() != y.len() {
+            let (shape, expected) = (vec![y.len()], format!("({},) as `{x_key}`", x.len()));
+            return self.fail(Problem::WrongShape { key: y_key.to_owned(), shape, expected });
+        }
+        if x.is_empty() {
+            return self.fail(Problem::Empty);
+        }
+        Some(x.into_iter().zip(y).map(|(x, y)| Position { x, y }).collect())
+    }
+
+    /// A list of numbers; axes of length 1 around it do no harm.
+    fn coordinates(&mut self, key: &str) -> Option<Vec<f64>> {
+        let shape = self.npz.find(key)?.shape.clone();
+        if shape.iter().filter(|&&side| side != 1).count() > 1 {
+            let (key, expected) = (key.to_owned(), "(M,)".to_owned());
+            return self.fail(Problem::WrongShape { key, shape, expected });
+        }
+        let values = self.read(key, |npz| npz.f64(key))?;
+        let bad: Vec<usize> =
+            values.iter().enumerate().filter(|(_, v)| !v.is_finite()).map(|(i, _)| i).collect();
+        match bad.first() {
+            Some(&first) => self.fail(Problem::NonFinite {
+                key: key.to_owned(),
+                count: bad.len(),
+                first: vec![first],
+            }),
+            None => Some(values.into_iter().collect()),
+        }
+    }
+
+    /// [M, N, N] values as in the file, and the order that they were stored in.
+    fn patterns(
+        &mut self,
+        key: &str,
+        side: usize,
+        coordinates: usize,
+        order: FrameOrder,
+    ) -> Option<(Array3<f32>, Frames)> {
+        let shape = self.npz.find(key)?.shape.clone();
+        let frames = match layout::frames(key, &shape, side, coordinates, order) {
+            Ok(frames) => frames,
+            Err(problem) => return self.fail(problem),
+        };
+        let values = self.read(key, |npz| npz.f32(key))?;
+        self.note_rounding(key);
+        let values = layout::three_axes(values)?;
+        let frames = match frames {
+            Frames::Unknown => match layout::by_energy(&values) {
+                Some(frames) => frames,
+                None => return self.fail(Problem::AmbiguousOrder { side }),
+            },
+            known => known,
+        };
+        if frames == Frames::Last {
+            self.notes
+                .push(format!("`{key}` {shape:?} has the patterns along its last axis: reordered"));
+        }
+        Some((layout::frames_first(values, frames), frames))
+    }
+
+    /// `None` after an error; `Some(None)` for a file without mask.
+    fn mask(&mut self, side: usize) -> Option<Option<Array2<f32>>> {
+        let key = "mask";
+        let Some(member) = self.npz.find(key) else { return Some(None) };
+        let shape = member.shape.clone();
+        if shape != [side, side] {
+            let expected = format!("({side}, {side}), as the patterns");
+            return self.fail(Problem::WrongShape { key: key.to_owned(), shape, expected });
+        }
+        let mask = self.read(key, |npz| npz.f32(key))?.into_dimensionality::<Ix2>().ok()?;
+        let indexed = || mask.indexed_iter().map(|((y, x), &v)| ([y, x], v));
+        if let Some(problem) = non_finite(key, indexed()).or_else(|| negative(key, indexed())) {
+            return self.fail(problem);
+        }
+        if mask.iter().all(|&weight| weight == 0.0) {
+            return self.fail(Problem::MaskedOut);
+        }
+        Some(Some(mask))
+    }
+
+    /// Finite, not negative, not all dark; dead pixels are only pointed out.
+    fn check_values(&mut self, key: &str, values: &Array3<f32>) -> Option<()> {
+        let indexed = || values.indexed_iter().map(|((m, y, x), &v)| ([m, y, x], v));
+        let bad: Vec<Problem> =
+            [non_finite(key, indexed()), negative(key, indexed())].into_iter().flatten().collect();
+        if !bad.is_empty() {
+            self.problems.extend(bad);
+            return None;
+        }
+        let patterns = values.dim().0;
+        let dark: Vec<usize> = (0..patterns)
+            .filter(|&m| values.index_axis(Axis(0), m).iter().all(|&v| v == 0.0))
+            .collect();
+        if dark.len() == patterns {
+            return self.fail(Problem::AllDark { patterns });
+        }
+        if let Some(&first) = dark.first() {
+            self.problems.push(Problem::DarkPatterns { count: dark.len(), patterns, first });
+        }
+        // One byte saturates in ordinary use; wider types only where the detector says so.
+        let limit =
+            self.npz.find(key).and_then(Member::unsigned_limit).filter(|&limit| limit > 255.0);
+        if let Some(limit) = limit {
+            let count = values.iter().filter(|&&v| v >= limit as f32).count();
+            if count > 0 {
+                self.problems.push(Problem::Saturated { count, limit });
+            }
+        }
+        Some(())
+    }
+
+    fn resolve_units(
+        &mut self,
+        key: &str,
+        values: Array3<f32>,
+        options: &LoadOptions,
+    ) -> (Array3<f32>, Dose) {
+        let metadata = self.metadata();
+        let photons = metadata.pointer("/physics_parameters/nphotons").and_then(|v| v.as_f64());
+        let domain = metadata.get("measurement_domain").and_then(|v| v.as_str());
+        let hints = Hints {
+            domain: options.input_domain,
+            integer: self.npz.find(key).is_some_and(Member::is_integer),
+            metadata_counts: domain == Some("count_intensity"),
+            flag_photons: options.nphotons,
+            metadata_photons: photons.filter(|photons| photons.is_finite() && *photons > 0.0),
+        };
+        let resolved = units::resolve(values, hints);
+        let (amplitude, dose) = (resolved.amplitude.0, resolved.dose);
+        let known = matches!(dose.origin, DoseOrigin::Counts | DoseOrigin::WholeSquares);
+        if known && options.nphotons.is_some() {
+            self.problems.push(Problem::PhotonsIgnored);
+        }
+        let largest = amplitude.iter().fold(0.0f32, |most, &a| most.max(a));
+        let unsaid =
+            options.input_domain == InputDomain::Auto && dose.origin == DoseOrigin::Default;
+        if unsaid && largest >= LARGE_AMPLITUDE {
+            self.problems.push(Problem::SuspiciousUnits { largest });
+        }
+        self.notes.push(format!("`{key}` holds {}", resolved.reason));
+        self.units = Some(resolved.reason);
+        (amplitude, dose)
+    }
+
+    /// The metadata, or null; a pickled string is read, any other pickle is passed over.
+    fn metadata(&mut self) -> serde_json::Value {
+        if self.npz.find("_metadata").is_none() {
+            return serde_json::Value::Null;
+        }
+        let reason = match self.npz.text("_metadata") {
+            Ok(Some(text)) => match serde_json::from_str(&text) {
+                Ok(value) => return value,
+                Err(error) => format!("it is no JSON: {error}"),
+            },
+            Ok(None) => "it is pickled, and pickles are never executed".to_owned(),
+            Err(Error::Input { problem, .. }) => problem,
+            Err(other) => other.to_string(),
+        };
+        self.problems.push(Problem::Metadata { reason });
+        serde_json::Value::Null
+    }
+
+    fn ignore<T>(&mut self, key: &str, shape: Vec<usize>, expected: &str) -> Option<T> {
+        self.fail(Problem::Ignored { key: key.to_owned(), shape, expected: expected.to_owned() })
+    }
+
+    fn object(&mut self) -> Option<Array2<Complex32>> {
+        let key = "objectGuess";
+        let shape = self.npz.find(key)?.shape.clone();
+        let sides: Vec<usize> = shape.iter().copied().filter(|&side| side != 1).collect();
+        let &[height, width] = sides.as_slice() else { return self.ignore(key, shape, "(H,W)") };
+        let object = self.complex(key)?.into_shape_with_order((height, width)).ok()?;
+        let values = object.indexed_iter().map(|((y, x), v)| ([y, x], v.re + v.im));
+        match non_finite(key, values) {
+            Some(problem) => self.fail(problem),
+            None => Some(object),
+        }
+    }
+
+    fn nominal(&mut self, patterns: usize) -> Option<Vec<Position>> {
+        let (x, y) = ("xcoords_start", "ycoords_start");
+        self.npz.find(x).and(self.npz.find(y))?;
+        let nominal = self.positions(x, y)?;
+        if nominal.len() != patterns {
+            return self.ignore(x, vec![nominal.len()], &format!("({patterns},)"));
+        }
+        Some(nominal)
+    }
+
+    /// [M, N, N] from `Y` or `label`, in the same order of axes as the patterns.
+    fn labels(&mut self, dim: (usize, usize, usize), frames: Frames) -> Option<Array3<Complex32>> {
+        let key = ["Y", "label"].into_iter().find(|key| self.npz.find(key).is_some())?;
+        let shape = self.npz.find(key)?.shape.clone();
+        let array = self.complex(key)?;
+        let labels = layout::three_axes(array).map(|a| layout::frames_first(a, frames));
+        match labels.filter(|labels| labels.dim() == dim) {
+            Some(labels) => Some(labels),
+            None => self.ignore(key, shape, &format!("{dim:?}, as the patterns")),
+        }
+    }
+}
+
+/// Sets the pixels that the mask ignores to 0 in every pattern: they may hold anything, NaN too.
+fn silence(values: &mut Array3<f32>, mask: &Array2<f32>) {
+    for mut pattern in values.outer_iter_mut() {
+        pattern.zip_mut_with(mask, |value, &weight| {
+            if weight == 0.0 {
+                *value = 0.0;
+            }
+        });
+    }
+}
+
+fn non_finite<const AXES: usize>(
+    key: &str,
+    values: impl Iterator<Item = ([usize; AXES], f32)>,
+) -> Option<Problem> {
+    let (count, first) = count(values, |v| !v.is_finite())?;
+    Some(Problem::NonFinite { key: key.to_owned(), count, first })
+}
+
+fn negative<const AXES: usize>(
+    key: &str,
+    values: impl Iterator<Item = ([usize; AXES], f32)>,
+) -> Option<Problem> {
+    let (count, first) = count(values, |v| v < 0.0)?;
+    Some(Problem::Negative { key: key.to_owned(), count, first })
+}
+
+/// How many values are `bad`, and where the first is.
+fn count<const AXES: usize>(
+    values: impl Iterator<Item = ([usize; AXES], f32)>,
+    bad: fn(f32) -> bool,
+) -> Option<(usize, Vec<usize>)> {
+    let mut hits = values.filter(|&(_, v)| bad(v));
+    let (first, _) = hits.next()?;
+    Some((1 + hits.count(), first.to_vec()))
+}

@@ -1,0 +1,88 @@
+//! Writing scans in the canonical form: one name per array, frames first, pixels as units.
+
+use std::path::Path;
+
+use ndarray::{Array1, ArrayView2, ArrayView3, Axis};
+use num_complex::Complex32;
+use serde_json::{Value, json};
+
+use super::npz::NpzWriter;
+use super::scan::{DoseOrigin, Position, Scan};
+use crate::Result;
+
+/// [M, N, N] patterns in the unit that they are written in, zero frequency at (N/2, N/2).
+#[derive(Clone, Copy, Debug)]
+pub enum Patterns<'a> {
+    Amplitude(ArrayView3<'a, f32>),
+    Counts16(ArrayView3<'a, u16>),
+    Counts32(ArrayView3<'a, u32>),
+}
+
+/// What [`write_scan`] writes; shapes as in [`Scan`].
+#[derive(Clone, Debug)]
+pub struct ScanFile<'a> {
+    pub patterns: Patterns<'a>,
+    pub probe: ArrayView3<'a, Complex32>,
+    pub positions: &'a [Position],
+    pub nominal: Option<&'a [Position]>,
+    pub mask: Option<ArrayView2<'a, f32>>,
+    pub object: Option<ArrayView2<'a, Complex32>>,
+    pub labels: Option<ArrayView3<'a, Complex32>>,
+    /// JSON; `physics_parameters.nphotons` is the dose of normalised amplitudes.
+    pub metadata: Option<Value>,
+}
+
+impl<'a> ScanFile<'a> {
+    /// All of a scan, its patterns as amplitudes, its dose in the metadata where the amplitudes do
+    /// not carry it themselves.
+    pub fn new(scan: &'a Scan) -> ScanFile<'a> {
+        let own = matches!(scan.dose.origin, DoseOrigin::Counts | DoseOrigin::WholeSquares);
+        let photons = || json!({ "physics_parameters": { "nphotons": scan.mean_photons() } });
+        ScanFile {
+            patterns: Patterns::Amplitude(scan.amplitude.view()),
+            probe: scan.probe.view(),
+            positions: &scan.positions,
+            nominal: scan.nominal.as_deref(),
+            mask: scan.mask.as_ref().map(|mask| mask.view()),
+            object: scan.object.as_ref().map(|object| object.view()),
+            labels: scan.labels.as_ref().map(|labels| labels.view()),
+            metadata: (!own).then(photons),
+        }
+    }
+}
+
+/// Writes a scan file, atomically; the same scan gives the same bytes.
+pub fn write_scan(path: impl AsRef<Path>, scan: &ScanFile) -> Result<()> {
+    let mut writer = NpzWriter::create(path)?;
+    match &scan.patterns {
+        Patterns::Amplitude(patterns) => writer.f32("diffraction", patterns)?,
+        Patterns::Counts16(patterns) => writer.u16("diffraction", patterns)?,
+        Patterns::Counts32(patterns) => writer.u32("diffraction", patterns)?,
+    }
+    match scan.probe.dim().0 {
+        1 => writer.c64("probeGuess", &scan.probe.index_axis(Axis(0), 0))?,
+        _ => writer.c64("probeGuess", &scan.probe)?,
+    }
+    if let Some(object) = &scan.object {
+        writer.c64("objectGuess", object)?;
+    }
+    write_positions(&mut writer, ["xcoords", "ycoords"], scan.positions)?;
+    if let Some(nominal) = scan.nominal {
+        write_positions(&mut writer, ["xcoords_start", "ycoords_start"], nominal)?;
+    }
+    if let Some(mask) = &scan.mask {
+        writer.f32("mask", mask)?;
+    }
+    if let Some(labels) = &scan.labels {
+        writer.c64("Y", labels)?;
+    }
+    if let Some(metadata) = &scan.metadata {
+        writer.text("_metadata", &metadata.to_string())?;
+    }
+    writer.finish()
+}
+
+fn write_positions(writer: &mut NpzWriter, keys: [&str; 2], positions: &[Position]) -> Result<()> {
+    writer.f64(keys[0], &positions.iter().map(|p| p.x).collect::<Array1<f64>>())?;
+    writer.f64(keys[1], &positions.iter().map(|p| p.y).collect::<Array1<f64>>())
+}
