@@ -37,8 +37,8 @@ pub struct DataSpace {
     pub residual: f64,
     /// Σ|√I − √Î| / Σ√I.
     pub r_factor: f64,
-    /// Mean Poisson deviance 2(n ln(n/λ) − n + λ) a valid pixel: near 1 when only the shot noise
-    /// of bright pixels is left.
+    /// Mean Poisson deviance 2(n ln(n/λ) − n + λ) a valid pixel: near 1 where only the shot noise
+    /// of bright pixels is left, less where pixels expect no photon.
     pub deviance: f64,
     /// Σ√I√Î / ΣÎ: the factor on √Î that would fit best; 1 when the brightness is right.
     pub scale: f64,

@@ -1,5 +1,7 @@
 //! Fourier ring correlation: up to which frequency two images agree.
 
+use std::f64::consts::SQRT_2;
+
 use ndarray::{Array2, ArrayView2, s};
 use num_complex::Complex64;
 
@@ -14,7 +16,8 @@ pub struct Frc {
     pub curve: Vec<f64>,
 }
 
-/// A ring with less than this part of an image's power is rounding and correlates with nothing.
+/// A ring with less than this part of the brighter image's power is rounding: it correlates with
+/// nothing.
 const EMPTY_RING: f64 = 1e-24;
 
 impl Frc {
@@ -30,7 +33,9 @@ impl Frc {
             fft.forward(&mut wave);
             centre(&wave)
         };
-        let rings = (std::f64::consts::SQRT_2 * side as f64 / 2.0).round() as usize + 1;
+        // With an odd side the corners end before the nominal last ring, which would be empty.
+        let corner = (side / 2) as f64 * SQRT_2;
+        let rings = (SQRT_2 * side as f64 / 2.0).round().min(corner.round()) as usize + 1;
         let (mut cross, mut power) = (vec![Complex64::default(); rings], vec![[0.0; 2]; rings]);
         let middle = (side / 2) as f64;
         let mut total = [0.0; 2];
@@ -45,11 +50,14 @@ impl Frc {
                 total[k] += p;
             }
         }
+        let noise = EMPTY_RING * total[0].max(total[1]);
         let value = |(c, p): (&Complex64, &[f64; 2])| {
-            let empty = (0..2).any(|k| p[k] <= EMPTY_RING * total[k]);
-            if empty { 0.0 } else { c.norm() / (p[0] * p[1]).sqrt() }
+            if p[0].min(p[1]) <= noise { 0.0 } else { c.norm() / (p[0] * p[1]).sqrt() }
         };
-        Frc { side, curve: cross.iter().zip(&power).map(value).collect() }
+        let mut curve: Vec<f64> = cross.iter().zip(&power).map(value).collect();
+        // Ring 0 is one pixel: it agrees with itself, even when taking out a plane emptied it.
+        curve[0] = if total[0].min(total[1]) > noise { 1.0 } else { 0.0 };
+        Frc { side, curve }
     }
 
     /// The first ring below `threshold`, interpolated linearly from the one before; 0 when the

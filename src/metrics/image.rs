@@ -214,7 +214,8 @@ pub fn ms_ssim(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
     product
 }
 
-/// Pearson's correlation; 0 when either side is constant.
+/// Pearson's correlation of values in one unit; 0 when either side is constant, or so beside the
+/// other.
 pub fn pearson(pairs: &[(f64, f64)]) -> f64 {
     let n = pairs.len() as f64;
     let (ma, mb) = pairs.iter().fold((0.0, 0.0), |(a, b), p| (a + p.0 / n, b + p.1 / n));
@@ -225,8 +226,9 @@ pub fn pearson(pairs: &[(f64, f64)]) -> f64 {
         sums[2] += (a - ma) * (b - mb);
     }
     // A constant image leaves a variance of rounding errors, which must not be normalised.
-    let constant = |sum: f64, mean: f64| sum <= n * (mean * CONSTANT).powi(2);
-    if constant(sums[0], ma) || constant(sums[1], mb) {
+    let constant =
+        |sum: f64, mean: f64, other: f64| sum <= (n * mean * mean).max(other) * CONSTANT.powi(2);
+    if constant(sums[0], ma, sums[1]) || constant(sums[1], mb, sums[0]) {
         return 0.0;
     }
     ratio(sums[2], (sums[0] * sums[1]).sqrt())

@@ -7,7 +7,7 @@ use num_complex::{Complex32, Complex64};
 use serde::Serialize;
 
 use super::gauge::{Gauge, registration};
-use super::image::{ImageReport, PhaseAlign, compare, pearson, ratio};
+use super::image::{ImageReport, PhaseAlign, aligned, compare, pearson, ratio};
 use super::row;
 use crate::data::scan::Position;
 use crate::simulate::forward::extract;
@@ -31,13 +31,15 @@ pub struct Reconstruction<'a> {
 pub struct TruthReport {
     /// ‖reconstruction − truth‖ / ‖truth‖ of the complex images over the covered pixels.
     pub relative_l2: f64,
+    /// What a constant image would score there: the figure to beat.
+    pub constant_l2: f64,
     /// Mean | |reconstruction| − |truth| |.
     pub amplitude_mae: f64,
     /// Mean absolute phase difference, wrapped to (−π, π], radians.
     pub phase_mae: f64,
     /// Pearson's correlation of the amplitudes: zero-mean normalised cross-correlation.
     pub amplitude_ncc: f64,
-    /// Pearson's correlation of the phases.
+    /// Pearson's correlation of the phases, each without its own plane.
     pub phase_ncc: f64,
     /// Modulus of the complex factor that was taken out.
     pub gauge_amplitude: f64,
@@ -92,10 +94,14 @@ pub fn against_truth(
     let [relative_l2, amplitude_mae, phase_mae] = errors(&fitted, &exact, &weight);
     Ok(TruthReport {
         relative_l2,
+        constant_l2: constant_l2(&exact, &weight),
         amplitude_mae,
         phase_mae,
-        amplitude_ncc: correlation(&fitted, &exact, &weight, |z| z.norm()),
-        phase_ncc: correlation(&fitted, &exact, &weight, |z| z.arg()),
+        amplitude_ncc: correlation(&fitted, &exact, &weight, |image| image.mapv(|z| z.norm())),
+        // Without planes, or a ramp fitted to a featureless image would correlate.
+        phase_ncc: correlation(&fitted, &exact, &weight, |image| {
+            aligned(&image.mapv(|z| z.arg()), PhaseAlign::Plane)
+        }),
         gauge_amplitude: gauge.factor.norm(),
         gauge_phase: gauge.factor.arg(),
         gauge_ramp_yx: gauge.ramp_yx,
@@ -169,16 +175,24 @@ fn errors(fitted: &Array2<Complex64>, exact: &Array2<Complex64>, weight: &Array2
     [ratio(squares, size).sqrt(), amplitude / pixels, phase / pixels]
 }
 
+/// The relative L2 error of a featureless image in its best gauge.
+fn constant_l2(exact: &Array2<Complex64>, weight: &Array2<f64>) -> f64 {
+    let flat = Array2::ones(exact.dim());
+    let gauge = Gauge::fit(flat.view(), exact.view(), weight.view());
+    errors(&gauge.apply(flat.view()), exact, weight)[0]
+}
+
 const RANDOM_PHASE_ERROR: f64 = std::f64::consts::FRAC_PI_2;
 
 fn correlation(
     fitted: &Array2<Complex64>,
     exact: &Array2<Complex64>,
     weight: &Array2<f64>,
-    part: impl Fn(&Complex64) -> f64,
+    part: impl Fn(&Array2<Complex64>) -> Array2<f64>,
 ) -> f64 {
-    let covered = fitted.iter().zip(exact).zip(weight).filter(|(_, w)| **w > 0.0);
-    pearson(&covered.map(|((r, t), _)| (part(r), part(t))).collect::<Vec<_>>())
+    let (fitted, exact) = (part(fitted), part(exact));
+    let covered = fitted.iter().zip(&exact).zip(weight).filter(|(_, w)| **w > 0.0);
+    pearson(&covered.map(|((&r, &t), _)| (r, t)).collect::<Vec<_>>())
 }
 
 impl fmt::Display for TruthReport {
@@ -190,6 +204,7 @@ impl fmt::Display for TruthReport {
             "Against the truth ({height}×{width} pixels from row {top}, column {left}; {covered:.1} % covered)"
         )?;
         row(f, "complex relative L2", self.relative_l2)?;
+        row(f, "  of a constant image", self.constant_l2)?;
         row(f, "amplitude MAE", self.amplitude_mae)?;
         row(f, "phase MAE (rad, wrapped)", self.phase_mae)?;
         row(f, "amplitude correlation", self.amplitude_ncc)?;

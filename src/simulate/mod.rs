@@ -5,6 +5,7 @@
 //! drawn from a Poisson distribution. Object, positions, probe and noise have independent random
 //! streams, and each pattern has its own, so a scan is the same on any number of threads.
 
+pub mod file;
 pub mod forward;
 pub mod fourier;
 pub mod objects;
