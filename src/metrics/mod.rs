@@ -1,1 +1,47 @@
-//! Being written.
+//! How good a reconstruction is: against the truth where it is known, and against the data always.
+
+pub mod data_space;
+pub mod filter;
+pub mod frc;
+pub mod gauge;
+pub mod image;
+pub mod truth;
+
+use std::fmt;
+
+use serde::Serialize;
+
+pub use data_space::{DataSpace, Explained, data_space};
+pub use truth::{Reconstruction, TruthReport, against_truth, is_guess};
+
+/// All figures of one reconstruction.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// Where the scan was given.
+    #[serde(flatten)]
+    pub data: Option<DataSpace>,
+    /// Where the truth was given.
+    #[serde(flatten)]
+    pub truth: Option<TruthReport>,
+}
+
+impl fmt::Display for Report {
+    /// A table for people, one figure a line.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        if let Some(data) = &self.data {
+            writeln!(f, "Against the data ({} patterns)", data.frames)?;
+            row(f, "residual  Σ(√I−√Î)²/ΣI", data.residual)?;
+            row(f, "R factor  Σ|√I−√Î|/Σ√I", data.r_factor)?;
+            row(f, "Poisson deviance per pixel", data.deviance)?;
+            row(f, "best factor on √Î", data.scale)?;
+        }
+        if let Some(truth) = &self.truth {
+            truth.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+fn row(f: &mut fmt::Formatter, name: &str, value: f64) -> fmt::Result {
+    writeln!(f, "  {name:<32}{value:>12.6}")
+}

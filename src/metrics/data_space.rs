@@ -1,0 +1,181 @@
+//! How well a reconstruction explains what was measured: needs no truth.
+
+use ndarray::{Array2, ArrayView2, ArrayView3};
+use num_complex::{Complex32, Complex64};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::data::scan::Position;
+use crate::simulate::Forward;
+use crate::{Error, Result};
+
+/// A reconstruction beside the patterns that it must explain.
+#[derive(Clone, Copy, Debug)]
+pub struct Explained<'a> {
+    /// [M, N, N] measured amplitudes, zero frequency at (N/2, N/2).
+    pub amplitude: ArrayView3<'a, f32>,
+    /// κ in counts = (κ a)².
+    pub kappa: f64,
+    /// [N, N]; detector pixels of weight 0 do not count.
+    pub mask: Option<ArrayView2<'a, f32>>,
+    /// [P, N, N] modes in the gauge of the amplitudes: a² = Σ_p |F(P_p O)|².
+    pub probe: ArrayView3<'a, Complex32>,
+    /// [H, W] canvas.
+    pub object: ArrayView2<'a, Complex32>,
+    /// Object pixel (row, column) of canvas pixel (0, 0).
+    pub origin_yx: [f64; 2],
+    /// [K] positions of the patterns that are compared, object pixels.
+    pub positions: &'a [Position],
+    /// [K] which measured pattern belongs to each position.
+    pub indices: &'a [usize],
+}
+
+/// Agreement in the space of the data; I is measured, Î expected from the reconstruction.
+#[derive(Clone, Debug, Serialize)]
+pub struct DataSpace {
+    /// Σ(√I − √Î)² / ΣI over all valid pixels of all frames: 0 perfect, 1 for darkness.
+    pub residual: f64,
+    /// Σ|√I − √Î| / Σ√I.
+    pub r_factor: f64,
+    /// Mean Poisson deviance 2(n ln(n/λ) − n + λ) a valid pixel: near 1 where only the shot noise
+    /// of bright pixels is left, less where pixels expect no photon.
+    pub deviance: f64,
+    /// Σ√I√Î / ΣÎ: the factor on √Î that would fit best; 1 when the brightness is right.
+    pub scale: f64,
+    /// Patterns that were compared.
+    pub frames: usize,
+    #[serde(skip)]
+    pub per_frame: Vec<FrameFigures>,
+}
+
+/// The same for one pattern.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct FrameFigures {
+    /// Index of the pattern in the scan.
+    pub index: usize,
+    pub residual: f64,
+    pub r_factor: f64,
+    pub deviance: f64,
+}
+
+/// Expected photons are at least this in the deviance: a photon where none can be is a finite
+/// surprise.
+const DARKEST: f64 = 1e-6;
+
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    difference_squared: f64,
+    difference: f64,
+    measured_squared: f64,
+    measured: f64,
+    expected_squared: f64,
+    product: f64,
+    deviance: f64,
+    pixels: f64,
+}
+
+/// Compares every pattern of `scene` with what object and probe predict, frames in parallel.
+///
+/// # Errors
+/// [`Error::Run`] when the arrays do not belong together or the valid pixels hold no light.
+pub fn data_space(scene: &Explained) -> Result<DataSpace> {
+    check(scene)?;
+    let forward = Forward::new(scene.probe.mapv(widen));
+    let object = scene.object.mapv(widen);
+    let frames: Vec<Totals> = scene
+        .indices
+        .par_iter()
+        .zip(scene.positions)
+        .map(|(&index, &position)| frame(scene, &forward, object.view(), index, position))
+        .collect();
+    // In the order of the frames: the same bits on any number of threads.
+    let all = frames.iter().fold(Totals::default(), Totals::plus);
+    if all.measured_squared <= 0.0 {
+        return Err(Error::Run("the valid pixels of the patterns hold no light at all".into()));
+    }
+    let per_frame = scene.indices.iter().zip(&frames).map(|(&i, t)| t.figures(i)).collect();
+    let FrameFigures { residual, r_factor, deviance, .. } = all.figures(0);
+    let scale = super::image::ratio(all.product, all.expected_squared);
+    Ok(DataSpace { residual, r_factor, deviance, scale, frames: frames.len(), per_frame })
+}
+
+fn widen(z: Complex32) -> Complex64 {
+    Complex64::new(z.re.into(), z.im.into())
+}
+
+fn check(scene: &Explained) -> Result<()> {
+    let (patterns, side, width) = scene.amplitude.dim();
+    let (_, probe_side, probe_width) = scene.probe.dim();
+    let problem = if (side, width) != (probe_side, probe_width) {
+        format!("the patterns are {side}×{width} pixels, the probe {probe_side}×{probe_width}")
+    } else if scene.mask.is_some_and(|m| m.dim() != (side, width)) {
+        format!("the mask does not have the {side}×{width} pixels of the patterns")
+    } else if scene.positions.len() != scene.indices.len() {
+        format!("{} positions for {} patterns", scene.positions.len(), scene.indices.len())
+    } else if let Some(index) = scene.indices.iter().find(|&&i| i >= patterns) {
+        format!("pattern {index} was reconstructed, the scan has only {patterns}: another scan?")
+    } else {
+        return Ok(());
+    };
+    Err(Error::Run(problem))
+}
+
+fn frame(
+    scene: &Explained,
+    forward: &Forward,
+    object: ArrayView2<Complex64>,
+    index: usize,
+    position: Position,
+) -> Totals {
+    let on_canvas =
+        Position { x: position.x - scene.origin_yx[1], y: position.y - scene.origin_yx[0] };
+    let expected: Array2<f64> = forward.intensity(object, on_canvas);
+    let measured = scene.amplitude.index_axis(ndarray::Axis(0), index);
+    let mut sums = Totals::default();
+    for ((at, &a), &intensity) in measured.indexed_iter().zip(&expected) {
+        if scene.mask.is_none_or(|m| m[at] > 0.0) {
+            sums.add(f64::from(a), intensity, scene.kappa);
+        }
+    }
+    sums
+}
+
+impl Totals {
+    fn add(&mut self, measured: f64, intensity: f64, kappa: f64) {
+        let expected = intensity.sqrt();
+        self.difference_squared += (measured - expected).powi(2);
+        self.difference += (measured - expected).abs();
+        self.measured_squared += measured * measured;
+        self.measured += measured;
+        self.expected_squared += intensity;
+        self.product += measured * expected;
+        let (n, mean) = ((kappa * measured).powi(2), (kappa * kappa * intensity).max(DARKEST));
+        let surprise = if n > 0.0 { n * (n / mean).ln() } else { 0.0 };
+        self.deviance += 2.0 * (surprise - n + mean);
+        self.pixels += 1.0;
+    }
+
+    fn plus(self, other: &Totals) -> Totals {
+        Totals {
+            difference_squared: self.difference_squared + other.difference_squared,
+            difference: self.difference + other.difference,
+            measured_squared: self.measured_squared + other.measured_squared,
+            measured: self.measured + other.measured,
+            expected_squared: self.expected_squared + other.expected_squared,
+            product: self.product + other.product,
+            deviance: self.deviance + other.deviance,
+            pixels: self.pixels + other.pixels,
+        }
+    }
+
+    /// A dark frame has no relative error: it is infinite unless darkness was expected.
+    fn figures(&self, index: usize) -> FrameFigures {
+        let relative = |error: f64, size: f64| if error == 0.0 { 0.0 } else { error / size };
+        FrameFigures {
+            index,
+            residual: relative(self.difference_squared, self.measured_squared),
+            r_factor: relative(self.difference, self.measured),
+            deviance: relative(self.deviance, self.pixels),
+        }
+    }
+}

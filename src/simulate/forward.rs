@@ -1,0 +1,62 @@
+//! The forward model in f64: object patch, probe modes, detector.
+
+use ndarray::{Array2, Array3, ArrayView2, Axis};
+use num_complex::Complex64;
+
+use super::fourier::{Fft2, centre};
+use crate::data::scan::Position;
+
+/// Expected patterns of one probe.
+pub struct Forward {
+    probe: Array3<Complex64>,
+    fft: Fft2,
+}
+
+impl Forward {
+    /// `probe` is [P, N, N], its modes summed incoherently.
+    pub fn new(probe: Array3<Complex64>) -> Forward {
+        let (_, height, width) = probe.dim();
+        Forward { probe, fft: Fft2::new(height, width) }
+    }
+
+    /// [N, N] intensity Σ_p |F(P_p O)|² at `position`, F unitary, zero frequency at (N/2, N/2).
+    pub fn intensity(&self, object: ArrayView2<Complex64>, position: Position) -> Array2<f64> {
+        let patch = extract(object, position, self.probe.dim().1);
+        let mut sum = Array2::zeros(patch.dim());
+        for mode in self.probe.axis_iter(Axis(0)) {
+            let mut wave = &patch * &mode;
+            self.fft.forward(&mut wave);
+            sum.zip_mut_with(&wave, |s: &mut f64, w| *s += w.norm_sqr());
+        }
+        centre(&sum)
+    }
+
+    /// Sum of [`Forward::intensity`], taken in object space by Parseval's theorem.
+    pub fn energy(&self, object: ArrayView2<Complex64>, position: Position) -> f64 {
+        let patch = extract(object, position, self.probe.dim().1);
+        self.probe.axis_iter(Axis(0)).map(|mode| (&patch * &mode).map(|w| w.norm_sqr()).sum()).sum()
+    }
+}
+
+/// The [side, side] patch whose index (side/2, side/2) lies at `position`, interpolated
+/// bilinearly; zero outside the object.
+pub fn extract(
+    object: ArrayView2<Complex64>,
+    position: Position,
+    side: usize,
+) -> Array2<Complex64> {
+    let top = position.y - (side / 2) as f64;
+    let left = position.x - (side / 2) as f64;
+    let (row, column) = (top.floor(), left.floor());
+    let (fy, fx) = (top - row, left - column);
+    let at = |y: i64, x: i64| match (usize::try_from(y), usize::try_from(x)) {
+        (Ok(y), Ok(x)) => object.get([y, x]).copied().unwrap_or_default(),
+        _ => Complex64::default(),
+    };
+    Array2::from_shape_fn((side, side), |(i, j)| {
+        let (y, x) = (row as i64 + i as i64, column as i64 + j as i64);
+        let upper = at(y, x) * (1.0 - fx) + at(y, x + 1) * fx;
+        let lower = at(y + 1, x) * (1.0 - fx) + at(y + 1, x + 1) * fx;
+        upper * (1.0 - fy) + lower * fy
+    })
+}
