@@ -12,6 +12,7 @@ use crate::data::grouping::Groups;
 use crate::data::npz::NpzWriter;
 use crate::data::scan::{Position, Scan};
 use crate::graph::Stage;
+use crate::metrics::Explained;
 use crate::models::physics::{checkerboard, probe_intensity};
 use crate::models::plans::{self, Inference};
 use crate::stitch::{self, Canvas, Orientation, Stitched, Stitcher};
@@ -195,6 +196,20 @@ impl Reconstruction {
     /// Where at least one patch reaches.
     pub fn covered(&self) -> Array2<bool> {
         self.stitched.weights.mapv(|w| w > 0.0)
+    }
+
+    /// What the data say about it.
+    pub fn explained<'a>(&'a self, scan: &'a Scan) -> Explained<'a> {
+        Explained {
+            amplitude: scan.amplitude.view(),
+            kappa: scan.dose.kappa,
+            mask: scan.mask.as_ref().map(|mask| mask.view()),
+            probe: self.probe.view(),
+            object: self.stitched.object.view(),
+            origin_yx: self.canvas.origin_yx.map(|o| o as f64),
+            positions: &self.positions,
+            indices: &self.indices,
+        }
     }
 
     /// Writes `reconstruction.npz`, atomically. `scan` is what was reconstructed.

@@ -2,7 +2,8 @@
 
 pub mod cpu;
 
-use crate::Result;
+use crate::config::Device;
+use crate::{Error, Result};
 use crate::graph::{Stage, Value};
 use crate::plan::Plan;
 
@@ -18,4 +19,21 @@ pub trait Backend {
 
     /// Runs the steps of one stage, in order. May return before the device is done.
     fn run(&mut self, stage: Stage) -> Result<()>;
+}
+
+/// Whether `device` can be used. `auto` falls to the CPU; a device that is asked for by name and
+/// is not there is an error, never another device.
+pub fn check(device: Device) -> Result<()> {
+    match device {
+        Device::Auto | Device::Cpu => Ok(()),
+        Device::Cuda(_) => Err(Error::Device(format!(
+            "--device {device} was asked for, but this version computes on the CPU alone: use \
+             --device cpu or --device auto"
+        ))),
+    }
+}
+
+/// What computes, in words.
+pub fn describe() -> String {
+    format!("CPU, {} threads", rayon::current_num_threads())
 }

@@ -1,10 +1,19 @@
 //! `ptycho-gpu infer`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ndarray::Array2;
 
 use super::train::Compat;
-use crate::config::{Checkpoint, Device, FrameOrder, InputDomain, PatchWeighting};
-use crate::{Error, Result};
+use crate::checkpoint::{self, Checkpoint};
+use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting};
+use crate::data::{self, LoadOptions};
+use crate::infer::{Network, Options, Reconstruction};
+use crate::metrics::{self, DataSpace};
+use crate::report::{self, Colormap, Picture, Range, RunRecord};
+use crate::stitch::Orientation;
+use crate::{Error, Result, backend, config};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(allow_negative_numbers = true)]
@@ -20,7 +29,7 @@ pub struct Args {
     pub output_dir: PathBuf,
     /// Which checkpoint of a run folder
     #[arg(long, value_enum, ignore_case = true, default_value_t)]
-    pub checkpoint: Checkpoint,
+    pub checkpoint: config::Checkpoint,
     /// Where to compute: auto, cpu, cuda or cuda:INDEX
     #[arg(long, visible_alias = "accelerator", value_name = "DEVICE", default_value_t)]
     pub device: Device,
@@ -61,7 +70,7 @@ pub struct Args {
     /// Mirror the y coordinates of the scan
     #[arg(long, help_heading = "Stitching")]
     pub flip_y: bool,
-    /// Exchange rows and columns of the patterns and the probe
+    /// Exchange rows and columns of every patch; goes with --swap-xy
     #[arg(long, help_heading = "Stitching")]
     pub transpose: bool,
     /// Exchange the x and y coordinates of the scan
@@ -83,6 +92,23 @@ pub struct Args {
 }
 
 impl Args {
+    fn options(&self) -> Options {
+        Options {
+            batch_size: self.batch_size,
+            n_images: self.n_images,
+            recompute_normalisation: self.recompute_normalisation,
+            weighting: self.patch_weighting,
+            crop: self.stitch_crop_size,
+            orientation: Orientation {
+                flip_x: self.flip_x,
+                flip_y: self.flip_y,
+                transpose: self.transpose,
+                swap_xy: self.swap_xy,
+                coord_scale: self.coord_scale,
+            },
+        }
+    }
+
     /// Whether every value lies in its range. What depends on the patch side is left to stitching.
     pub fn validate(&self) -> Result<()> {
         let refuse = |text: String| Err(Error::Config(text));
@@ -113,7 +139,66 @@ impl Args {
     }
 }
 
-/// Checks the flags.
+/// Reconstructs, and leaves arrays, pictures and record in the output folder.
 pub fn run(args: Args) -> Result<()> {
-    args.validate()
+    report::log::init(args.quiet);
+    infer(&args).map(drop)
+}
+
+/// The job itself; the demo runs it too.
+pub fn infer(args: &Args) -> Result<DataSpace> {
+    args.validate()?;
+    args.compat.notes().iter().for_each(|note| log::info!("{note}"));
+    backend::check(args.device)?;
+    let started = Instant::now();
+    let path = checkpoint::find(&args.model_path, args.checkpoint.into())?;
+    let checkpoint = Checkpoint::load(&path)?;
+    let mut network = Network::new(&checkpoint, &path, args.batch_size)?;
+    let (input_domain, nphotons, order) = (args.input_domain, args.nphotons, args.order);
+    let scan = data::load(&args.test_data, &LoadOptions { input_domain, nphotons, order })?;
+    let folder = &args.output_dir;
+    report::create_folder(folder)?;
+    let computed = Instant::now();
+    let result = network.reconstruct(&scan, &args.options())?;
+    let seconds = computed.elapsed().as_secs_f64();
+    let figures = metrics::data_space(&result.explained(&scan))?;
+    let patterns = result.indices.len();
+    let mut record = RunRecord::new("infer");
+    record.input(&scan).device(&backend::describe()).set("checkpoint", path.to_string_lossy());
+    record.set("weights_sha256", checkpoint.weights_digest("")).set("model", network.model());
+    record.set("input_scale", result.input_scale).set("gauge", result.gauge);
+    record.timing("network_and_stitching_seconds", seconds);
+    record.timing("total_seconds", started.elapsed().as_secs_f64());
+    record.result("patterns", patterns).result("data_space", &figures);
+    let metadata = serde_json::Value::Object(record.json().clone());
+    result.write(&folder.join("reconstruction.npz"), &scan, &metadata)?;
+    pictures(&result, folder)?;
+    record.write(folder.join("run.json"))?;
+    log::info!(
+        "{patterns} patterns, {}x{} pixels, residual {:.4}, R factor {:.4}: {}",
+        result.canvas.height,
+        result.canvas.width,
+        figures.residual,
+        figures.r_factor,
+        folder.display()
+    );
+    if args.json {
+        println!("{}", serde_json::to_string(&figures).map_err(|e| Error::Run(e.to_string()))?);
+    }
+    Ok(figures)
+}
+
+/// Amplitude, phase and consistency as PNG.
+fn pictures(result: &Reconstruction, folder: &Path) -> Result<()> {
+    let covered = result.covered();
+    let object = &result.stitched.object;
+    let draw = |file: &str, values: &Array2<f32>, title, colormap, unit| {
+        let range = Range::default();
+        let picture = Picture { title, colormap, range, mask: Some(&covered), unit };
+        report::write_image(folder.join(file), values, &picture)
+    };
+    draw("amplitude.png", &object.mapv(|z| z.norm()), "Amplitude", Colormap::Sequential, "")?;
+    draw("phase.png", &object.mapv(|z| z.arg()), "Phase", Colormap::Cyclic, "rad")?;
+    let consistency = &result.stitched.consistency;
+    draw("consistency.png", consistency, "Overlap consistency", Colormap::Sequential, "")
 }

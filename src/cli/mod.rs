@@ -24,7 +24,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Learn a network from one or more scans
-    Train(train::Args),
+    Train(Box<train::Args>),
     /// Reconstruct a scan with a trained network and stitch the patches
     Infer(infer::Args),
     /// Show what a scan file holds, and every problem with it
@@ -49,7 +49,7 @@ impl Cli {
 
     pub fn run(self) -> Result<()> {
         match self.command {
-            Command::Train(args) => train::run(args),
+            Command::Train(args) => train::run(*args),
             Command::Infer(args) => infer::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Evaluate(args) => evaluate::run(args),

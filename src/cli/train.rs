@@ -1,14 +1,18 @@
 //! `ptycho-gpu train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use serde::Serialize;
 
 use crate::config::{
-    self, AmpActivation, ClipAlgorithm, DatasetFacts, Device, FrameOrder, Head, InputDomain, Loss,
-    MergeWeights, Mode, Optimiser, Resume, Schedule,
+    self, AmpActivation, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder, Head,
+    InputDomain, Loss, MergeWeights, Mode, Optimiser, Resume, Schedule,
 };
-use crate::{Error, Result};
+use crate::data::{self, LoadOptions, Scan, check_network_side};
+use crate::report::{self, Curve, RunRecord, Series};
+use crate::train::{Outcome, Trainer};
+use crate::{Error, Result, backend};
 
 /// Every option is optional, so that what was given can be told from what was not: a value comes
 /// from the flag, else from `--config`, else from the data set, else from the default. The field
@@ -227,14 +231,100 @@ impl Compat {
     }
 }
 
-/// Prints the configuration that the flags give.
+/// Trains, and leaves checkpoints, history and record in the output folder.
 pub fn run(args: Args) -> Result<()> {
-    let n = config::draft(&args)?.config.model.n;
-    let resolved = config::resolve(&args, &DatasetFacts { n, nphotons: None, labels: true })?;
-    let text = serde_json::to_string_pretty(&resolved)
-        .map_err(|error| Error::Run(format!("cannot print the configuration: {error}")))?;
-    println!("{text}");
+    report::log::init(args.quiet.unwrap_or(false));
+    let outcome = train(&args)?;
+    match (&outcome.collapse, args.strict.unwrap_or(false)) {
+        (Some(collapse), true) => Err(Error::Run(collapse.clone())),
+        _ => Ok(()),
+    }
+}
+
+/// The job itself; the demo runs it too.
+pub fn train(args: &Args) -> Result<Outcome> {
+    args.compat.notes().iter().for_each(|note| log::info!("{note}"));
+    let started = Instant::now();
+    let draft = config::draft(args)?.config;
+    backend::check(draft.run.device)?;
+    let folder = &draft.run.output_dir;
+    report::create_folder(folder)?;
+    report::log::open_file(folder.join("log.txt"))?;
+    let (train, test) = load(&draft.data)?;
+    let facts = DatasetFacts {
+        n: train[0].side(),
+        nphotons: None,
+        labels: train.iter().chain(&test).all(|scan| scan.labels.is_some()),
+    };
+    let resolved = config::resolve(args, &facts)?;
+    let mut record = RunRecord::new("train");
+    record.configuration(&resolved).device(&backend::describe()).seed(resolved.config.run.seed);
+    train.iter().chain(&test).for_each(|scan| drop(record.input(scan)));
+    record.timing("load_seconds", started.elapsed().as_secs_f64());
+    record.write(folder.join("run.json"))?;
+    let mut trainer = Trainer::new(train, test, &resolved)?;
+    record.timing("plan_seconds", started.elapsed().as_secs_f64());
+    let outcome = trainer.run(&folder.join("history.csv"))?;
+    record.timing("total_seconds", started.elapsed().as_secs_f64());
+    record.result("training", &outcome);
+    record.write(folder.join("run.json"))?;
+    finish(&outcome, folder, resolved.config.run.json)?;
+    Ok(outcome)
+}
+
+fn load(data: &DataConfig) -> Result<(Vec<Scan>, Option<Scan>)> {
+    let options = LoadOptions {
+        input_domain: data.input_domain,
+        nphotons: data.nphotons,
+        order: data.order,
+    };
+    let train: Vec<Scan> =
+        data.train_data_file.iter().map(|path| data::load(path, &options)).collect::<Result<_>>()?;
+    for scan in &train {
+        check_network_side(scan.side()).map_err(|e| Error::input(&scan.source.path, e.to_string()))?;
+    }
+    let test = match &data.test_data_file {
+        // A file that was just read need not be read again.
+        Some(path) => match data.train_data_file.iter().position(|p| p == path) {
+            Some(same) => Some(train[same].clone()),
+            None => Some(data::load(path, &options)?),
+        },
+        None => None,
+    };
+    Ok((train, test))
+}
+
+/// Says how it went: the curve as a picture, the log, one line of JSON where asked for.
+fn finish(outcome: &Outcome, folder: &Path, json: bool) -> Result<()> {
+    loss_curve(folder)?;
+    if let Some(collapse) = &outcome.collapse {
+        log::warn!("{collapse}");
+    }
+    let figures = [("residual", outcome.residual), ("R factor", outcome.r_factor)];
+    for (name, figure) in figures.iter().filter_map(|(n, f)| f.map(|f| (n, f))) {
+        log::info!("{name} {figure:.4} (each pattern from its own patch)");
+    }
+    log::info!("checkpoints, history.csv and run.json are in {}", folder.display());
+    if json {
+        println!("{}", serde_json::to_string(outcome).map_err(|e| Error::Run(e.to_string()))?);
+    }
     Ok(())
+}
+
+/// Draws the losses of history.csv.
+fn loss_curve(folder: &Path) -> Result<()> {
+    let table = report::history::read(folder.join("history.csv"))?;
+    let column = |name: &str| table.columns.iter().position(|c| c == name);
+    let series = |name: &str, label: &str| {
+        let at = column(name)?;
+        let points = table.rows.iter().map(|row| (row[0], row[at]));
+        let points: Vec<_> = points.filter(|p| p.1.is_finite()).collect();
+        (!points.is_empty()).then(|| Series { label: label.into(), points })
+    };
+    let all: Vec<Series> =
+        [("train_loss", "training"), ("val_loss", "validation")].iter().filter_map(|(n, l)| series(n, l)).collect();
+    let curve = Curve { title: "Loss", x_label: "epoch", y_label: "loss", log_y: true };
+    report::write_curve(folder.join("loss.png"), &all, &curve)
 }
 
 /// A record of the run could not hold infinity or NaN, and no option means anything with them.

@@ -225,3 +225,12 @@ impl From<Resume> for String {
         }
     }
 }
+
+impl From<Checkpoint> for crate::checkpoint::Which {
+    fn from(which: Checkpoint) -> Self {
+        match which {
+            Checkpoint::Best => Self::Best,
+            Checkpoint::Last => Self::Last,
+        }
+    }
+}

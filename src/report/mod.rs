@@ -24,6 +24,16 @@ pub use picture::{Layout, Picture, Range, draw_image, write_image};
 pub use progress::Progress;
 pub use run::RunRecord;
 
+/// Makes sure that `path` is a folder that can be written to.
+pub fn create_folder(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    fs::create_dir_all(path).map_err(Error::io("create the output folder", path))?;
+    // A folder may exist and still refuse: better known before hours of training than after.
+    let probe = path.join(".writable");
+    File::create(&probe).map_err(Error::io("write to the output folder", path))?;
+    fs::remove_file(&probe).map_err(Error::io("write to the output folder", path))
+}
+
 /// Writes `bytes` to `path` so that the file is either whole or not there: a temporary file in
 /// the same folder, fsync, rename, fsync of the folder. A failure removes the temporary file.
 pub fn atomic_write(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
