@@ -128,7 +128,7 @@ fn a_pickled_string_is_read_and_any_other_pickle_is_passed_over() {
     assert_eq!(text(PICKLE_3).as_deref(), Some("{\"a\": 1}"));
     assert_eq!(text(PICKLE_4).as_deref(), Some("{\"a\": 1}"));
     // The same array around the number 1: no string that follows the list.
-    let number = [&PICKLE_4[..PICKLE_4.len() - 15], b"K\x01at\x94b."].concat();
+    let number = [&PICKLE_4[..PICKLE_4.len() - 16], b"K\x01at\x94b."].concat();
     assert_eq!(text(&number), None);
     // An instruction that is not known, and a string that claims to be longer than the file.
     assert_eq!(text(b"\x80\x04\xfe."), None);
