@@ -261,6 +261,14 @@ fn scale_multiplies_each_sample_by_its_gain() {
 }
 
 #[test]
+fn scale_takes_the_gain_of_the_sample_itself() {
+    let mut g = Graph::default();
+    let (x, gain) = (g.input("x", &[2, 2]), g.input("gain", &[2]));
+    let y = scale(&mut g, x, gain);
+    assert_eq!(forward(g, y, &[("x", &[1., 2., 3., 4.]), ("gain", &[3., 5.])]), [3., 6., 15., 20.]);
+}
+
+#[test]
 fn scale_adds_to_a_gradient_that_is_there() {
     case(|g| {
         let (x, gain) = (g.param("x", &[2, 1, 3, 3]), g.input("gain", &[2]));
