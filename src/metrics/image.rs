@@ -36,6 +36,8 @@ pub struct ImageReport {
     pub psnr_255: Pair,
     /// Peak signal-to-noise ratio in dB with the peak 1.
     pub psnr_1: Pair,
+    /// Structural similarity. The phase's is taken in a range of 2π, as published, so a flat image
+    /// still scores high on a weak phase object: judge that by the correlation of the phases.
     pub ssim: Pair,
     pub ms_ssim: Pair,
     /// First ring, interpolated, where the ring correlation falls below 1/2.
