@@ -46,6 +46,9 @@ impl Real for f64 {
     }
 }
 
+/// Bytes; vector loads that cross lines cost twice.
+const CACHE_LINE: usize = 64;
+
 /// Sets or adds a share of a gradient.
 #[inline(always)]
 pub fn put<T: Real>(dst: &mut T, accumulate: bool, share: T) {
@@ -55,6 +58,8 @@ pub fn put<T: Real>(dst: &mut T, accumulate: bool, share: T) {
 /// The arena of one plan.
 pub struct Mem<T: Real> {
     data: Vec<T>,
+    /// First element that lies on a cache line.
+    start: usize,
     plan: Arc<Plan>,
     fft: FftPlanner<T>,
 }
@@ -63,7 +68,7 @@ impl<T: Real> Mem<T> {
     /// Disjoint slices of `values`, in order. Panics when the plan lets two of them overlap.
     pub fn get<const N: usize>(&mut self, values: [Value; N]) -> [&mut [T]; N] {
         let ranges = values.map(|v| self.plan.range(v));
-        self.data.get_disjoint_mut(ranges).expect("buffers of one op are disjoint")
+        self.data[self.start..].get_disjoint_mut(ranges).expect("buffers of one op are disjoint")
     }
 
     /// The transform of length `n`; planned once, then shared.
@@ -82,14 +87,16 @@ impl<T: Real> Cpu<T> {
     /// Allocates the arena. Every buffer starts as NaN, so that a read before a write shows; the
     /// padding between buffers starts as 0, so that a region can be summed.
     pub fn new(plan: Plan) -> Cpu<T> {
-        let mut data = vec![T::zero(); plan.arena];
+        let mut data = vec![T::zero(); plan.arena + CACHE_LINE / size_of::<T>()];
+        let start = data.as_ptr().align_offset(CACHE_LINE);
         for (i, slot) in plan.slots.iter().enumerate() {
             if !matches!(slot.role, Role::Region) {
-                data[plan.range(Value(i))].fill(T::nan());
+                data[start..][plan.range(Value(i))].fill(T::nan());
             }
         }
         let plan = Arc::new(plan);
-        Cpu { mem: Mem { data, plan: plan.clone(), fft: FftPlanner::new() }, plan }
+        let mem = Mem { data, start, plan: plan.clone(), fft: FftPlanner::new() };
+        Cpu { plan, mem }
     }
 
     /// The content of `v` in full precision.

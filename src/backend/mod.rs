@@ -3,9 +3,9 @@
 pub mod cpu;
 
 use crate::config::Device;
-use crate::{Error, Result};
 use crate::graph::{Stage, Value};
 use crate::plan::Plan;
+use crate::{Error, Result};
 
 /// Holds the arena of one plan and runs its steps.
 pub trait Backend {

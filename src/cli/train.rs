@@ -259,7 +259,9 @@ pub fn train(args: &Args) -> Result<Outcome> {
     let resolved = config::resolve(args, &facts)?;
     let mut record = RunRecord::new("train");
     record.configuration(&resolved).device(&backend::describe()).seed(resolved.config.run.seed);
-    train.iter().chain(&test).for_each(|scan| drop(record.input(scan)));
+    train.iter().chain(&test).for_each(|scan| {
+        record.input(scan);
+    });
     record.timing("load_seconds", started.elapsed().as_secs_f64());
     record.write(folder.join("run.json"))?;
     let mut trainer = Trainer::new(train, test, &resolved)?;
@@ -273,15 +275,16 @@ pub fn train(args: &Args) -> Result<Outcome> {
 }
 
 fn load(data: &DataConfig) -> Result<(Vec<Scan>, Option<Scan>)> {
-    let options = LoadOptions {
-        input_domain: data.input_domain,
-        nphotons: data.nphotons,
-        order: data.order,
-    };
-    let train: Vec<Scan> =
-        data.train_data_file.iter().map(|path| data::load(path, &options)).collect::<Result<_>>()?;
+    let options =
+        LoadOptions { input_domain: data.input_domain, nphotons: data.nphotons, order: data.order };
+    let train: Vec<Scan> = data
+        .train_data_file
+        .iter()
+        .map(|path| data::load(path, &options))
+        .collect::<Result<_>>()?;
     for scan in &train {
-        check_network_side(scan.side()).map_err(|e| Error::input(&scan.source.path, e.to_string()))?;
+        check_network_side(scan.side())
+            .map_err(|e| Error::input(&scan.source.path, e.to_string()))?;
     }
     let test = match &data.test_data_file {
         // A file that was just read need not be read again.
@@ -321,8 +324,10 @@ fn loss_curve(folder: &Path) -> Result<()> {
         let points: Vec<_> = points.filter(|p| p.1.is_finite()).collect();
         (!points.is_empty()).then(|| Series { label: label.into(), points })
     };
-    let all: Vec<Series> =
-        [("train_loss", "training"), ("val_loss", "validation")].iter().filter_map(|(n, l)| series(n, l)).collect();
+    let all: Vec<Series> = [("train_loss", "training"), ("val_loss", "validation")]
+        .iter()
+        .filter_map(|(n, l)| series(n, l))
+        .collect();
     let curve = Curve { title: "Loss", x_label: "epoch", y_label: "loss", log_y: true };
     report::write_curve(folder.join("loss.png"), &all, &curve)
 }

@@ -1,5 +1,5 @@
-//! The convolution on the CPU: direct, on padded planes, in register tiles of 4 output channels by
-//! 3 vectors of 8 pixels.
+//! The convolution on the CPU: direct, on padded planes, in register tiles of 6 output channels by
+//! 2 vectors of 8 pixels.
 //!
 //! The work is split over samples and output channels, never over a sum, so that any number of
 //! threads gives the same bits. Sums run over input channels, then filter taps; those of the
@@ -8,14 +8,15 @@
 use rayon::prelude::*;
 
 use super::layout::{
-    LANES, OUTPUTS, pack, pack_turned, packed_len, pad, pad_where_positive, padded_len,
+    GRADIENTS, LANES, OUTPUTS, pack, pack_turned, packed_len, pad, pad_where_positive, padded_len,
+    sums_len,
 };
 use super::simd::{Rows, TILE, VECTORS};
 use super::{Conv2d, Conv2dBackward, Sizes};
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::Grad;
 
-/// Pixels per block of rows in the weight gradient: four gradient planes of this many f32 fit the
+/// Pixels per block of rows in the weight gradient: three gradient planes of this many f32 fit the
 /// first-level cache.
 const BLOCK_PIXELS: usize = 1024;
 
@@ -77,7 +78,7 @@ fn correlate<T: Real>(
     tasks.for_each(|(x, w, y)| correlate_block(sizes, &taps, x, w, y, accumulate));
 }
 
-/// All pixels of up to four output channels of one sample.
+/// All pixels of up to six output channels of one sample.
 fn correlate_block<T: Real>(
     sizes: &Sizes,
     taps: &[usize],
@@ -97,7 +98,7 @@ fn correlate_block<T: Real>(
             (v / per_row, v % per_row * LANES)
         };
         let places: [_; VECTORS] = std::array::from_fn(place);
-        let offsets = places.map(|(row, column)| row * sizes.stride() + column);
+        let offsets = places.map(|(row, column)| sizes.first_tap(row) + column);
         (kernels.tile)(x, sizes.plane(), &offsets, taps, w, &mut tile);
         for (v, &(row, column)) in places.iter().enumerate().take(vectors - first) {
             let valid = LANES.min(sizes.width - column);
@@ -173,38 +174,38 @@ fn weight_gradient<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>, d: Grad) {
     let [dz, padded, rest] = parts(op, workspace);
     pad(&sizes, x, padded);
     let (taps, dz, padded) = (sizes.taps(), &*dz, &*padded);
-    // [⌈O/4⌉][I][k·k][4], as packed weights.
-    let sums = &mut rest[..packed_len(outputs, inputs, side)];
+    // [⌈O/3⌉][I][k·k][3]
+    let sums = &mut rest[..sums_len(outputs, inputs, side)];
     let tasks =
-        sums.par_chunks_mut(inputs * taps * OUTPUTS).enumerate().flat_map(|(block, sums)| {
-            let groups = sums.par_chunks_mut(TASK_INPUTS * taps * OUTPUTS).enumerate();
-            groups.map(move |(group, sums)| (block * OUTPUTS, group * TASK_INPUTS, sums))
+        sums.par_chunks_mut(inputs * taps * GRADIENTS).enumerate().flat_map(|(block, sums)| {
+            let groups = sums.par_chunks_mut(TASK_INPUTS * taps * GRADIENTS).enumerate();
+            groups.map(move |(group, sums)| (block * GRADIENTS, group * TASK_INPUTS, sums))
         });
     tasks.for_each(|(o, i, sums)| weight_sums(&sizes, dz, padded, o, i, sums));
     let sums = &*sums;
     dweight.par_chunks_mut(inputs * taps).enumerate().for_each(|(o, dweight)| {
-        let block = &sums[o / OUTPUTS * inputs * taps * OUTPUTS..];
+        let block = &sums[o / GRADIENTS * inputs * taps * GRADIENTS..];
         for (at, dweight) in dweight.iter_mut().enumerate() {
-            put(dweight, d.accumulate, block[at * OUTPUTS + o % OUTPUTS]);
+            put(dweight, d.accumulate, block[at * GRADIENTS + o % GRADIENTS]);
         }
     });
 }
 
-/// Sums of four output channels from `o` and of the input channels from `i` that `sums` holds.
+/// Sums of three output channels from `o` and of the input channels from `i` that `sums` holds.
 fn weight_sums<T: Real>(sizes: &Sizes, dz: &[T], x: &[T], o: usize, i: usize, sums: &mut [T]) {
     let (side, plane, stride) = (sizes.side, sizes.plane(), sizes.stride());
-    let group = sums.len() / (sizes.taps() * OUTPUTS);
-    let lane_sums = side * OUTPUTS * LANES;
+    let group = sums.len() / (sizes.taps() * GRADIENTS);
+    let lane_sums = side * GRADIENTS * LANES;
     let mut lanes = vec![T::zero(); group * side * lane_sums];
     let places: Vec<(usize, usize)> = (0..sizes.batch * sizes.height)
         .map(|line| {
             let (b, row) = (line / sizes.height, line % sizes.height);
-            let gradient = b * sizes.outputs * plane + (row + sizes.pad()) * stride + sizes.pad();
-            (gradient, b * sizes.inputs * plane + row * stride)
+            let gradient = b * sizes.outputs * plane + sizes.row(row);
+            (gradient, b * sizes.inputs * plane + sizes.first_tap(row))
         })
         .collect();
     // Channels past the last one repeat it; their sums are not read.
-    let channels: [usize; OUTPUTS] =
+    let channels: [usize; GRADIENTS] =
         std::array::from_fn(|c| (o + c).min(sizes.outputs - 1) * plane);
     for places in places.chunks((BLOCK_PIXELS / sizes.width).max(1)) {
         for (line, lanes) in lanes.chunks_exact_mut(lane_sums).enumerate() {
@@ -219,7 +220,7 @@ fn weight_sums<T: Real>(sizes: &Sizes, dz: &[T], x: &[T], o: usize, i: usize, su
             (T::convolution().weight_rows)(side, &rows, lanes);
         }
     }
-    // Lanes are [i][u][v][4][8]; sums are [i][u][v][4].
+    // Lanes are [i][u][v][3][8]; sums are [i][u][v][3].
     for (sum, lanes) in sums.iter_mut().zip(lanes.chunks_exact(LANES)) {
         *sum = lanes.iter().copied().sum();
     }

@@ -1,21 +1,28 @@
 //! Padded planes and packed weights.
 //!
-//! A padded plane has k/2 rows and columns of zeros around the image and rows that hold a whole
-//! number of vectors, so that the inner loops need no test for borders: row r of the image begins
-//! at `(r + k/2) · stride + k/2`.
+//! A padded plane has k/2 rows of zeros above and below the image and at least 8 zeros between two
+//! rows, so that the inner loops need no test for borders: row r of the image begins at
+//! `(r + k/2) · stride + 8`. Rows begin at a multiple of 8 elements, so that the loads of the
+//! middle tap and of the gradient do not cross cache lines.
 //!
-//! Packed weights are [⌈O/4⌉][I][k·k][4]: what the inner loop reads next lies next.
+//! Packed weights are [⌈O/6⌉][I][k·k][6]: what the inner loop reads next lies next.
 
 use rayon::prelude::*;
 
 use super::Sizes;
 use crate::backend::cpu::Real;
 
-/// Output channels of one register tile.
-pub const OUTPUTS: usize = 4;
+/// Output channels of one register tile of the correlation.
+pub const OUTPUTS: usize = 6;
+
+/// Output channels whose weight gradient is summed at once.
+pub const GRADIENTS: usize = 3;
 
 /// Elements of one vector.
 pub const LANES: usize = 8;
+
+/// Zeros before each row; at least k/2 for every filter in use.
+const MARGIN: usize = LANES;
 
 impl Sizes {
     /// Zeros on each side.
@@ -25,12 +32,22 @@ impl Sizes {
 
     /// Elements between two rows of a padded plane.
     pub fn stride(&self) -> usize {
-        self.width.next_multiple_of(LANES) + 2 * self.pad()
+        self.width.next_multiple_of(LANES) + MARGIN
     }
 
     /// Elements of a padded plane.
     pub fn plane(&self) -> usize {
-        (self.height + 2 * self.pad()) * self.stride()
+        (self.height + 2 * self.pad()) * self.stride() + MARGIN
+    }
+
+    /// Where row `row` of the image begins in its padded plane.
+    pub fn row(&self, row: usize) -> usize {
+        (row + self.pad()) * self.stride() + MARGIN
+    }
+
+    /// Where the first tap of the filter lies for the pixel at the start of row `row`.
+    pub fn first_tap(&self, row: usize) -> usize {
+        row * self.stride() + MARGIN - self.pad()
     }
 
     /// Elements of an image.
@@ -59,6 +76,11 @@ pub fn packed_len(outputs: usize, inputs: usize, side: usize) -> usize {
     outputs.next_multiple_of(OUTPUTS) * inputs * side * side
 }
 
+/// Elements of the sums of a weight gradient, [⌈O/3⌉][I][k·k][3].
+pub fn sums_len(outputs: usize, inputs: usize, side: usize) -> usize {
+    outputs.next_multiple_of(GRADIENTS) * inputs * side * side
+}
+
 /// Copies [planes, H, W] into padded planes.
 pub fn pad<T: Real>(sizes: &Sizes, images: &[T], padded: &mut [T]) {
     let pairs = padded.par_chunks_mut(sizes.plane()).zip(images.par_chunks(sizes.pixels()));
@@ -85,16 +107,13 @@ pub fn pad_where_positive<T: Real>(sizes: &Sizes, dy: &[T], y: &[T], padded: &mu
 
 /// Zeros around what `fill(row, pixels)` writes.
 fn fill_plane<T: Real>(sizes: &Sizes, padded: &mut [T], mut fill: impl FnMut(usize, &mut [T])) {
-    let (pad, stride) = (sizes.pad(), sizes.stride());
-    padded[..pad * stride].fill(T::zero());
-    padded[(pad + sizes.height) * stride..].fill(T::zero());
-    for (row, line) in
-        padded[pad * stride..].chunks_exact_mut(stride).take(sizes.height).enumerate()
-    {
-        line[..pad].fill(T::zero());
-        fill(row, &mut line[pad..pad + sizes.width]);
-        line[pad + sizes.width..].fill(T::zero());
+    padded[..sizes.row(0)].fill(T::zero());
+    for row in 0..sizes.height {
+        let line = &mut padded[sizes.row(row)..sizes.row(row + 1)];
+        fill(row, &mut line[..sizes.width]);
+        line[sizes.width..].fill(T::zero());
     }
+    padded[sizes.row(sizes.height)..].fill(T::zero());
 }
 
 /// Packs [O, I, k, k] weights for the forward convolution.

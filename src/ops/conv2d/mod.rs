@@ -18,7 +18,7 @@ pub use simd::{Kernels, kernels_f32, kernels_portable};
 use super::Operation;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Grad, Graph, Value};
-use layout::{packed_len, padded_len};
+use layout::{packed_len, padded_len, sums_len};
 
 /// Sizes of one convolution.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +60,7 @@ pub fn conv2d(g: &mut Graph, x: Value, weight: Value, bias: Option<Value>, relu:
     let [batch, inputs, height, width] = g.dims(x);
     let [outputs, weight_inputs, side, columns] = g.dims(weight);
     assert!(
-        weight_inputs == inputs && side == columns && side % 2 == 1,
+        weight_inputs == inputs && side == columns && side % 2 == 1 && side / 2 <= 8,
         "odd square filters of the input's channels"
     );
     let sizes = Sizes { batch, inputs, outputs, height, width, side };
@@ -88,7 +88,7 @@ impl Operation for Conv2d {
         let Sizes { inputs, outputs, side, .. } = self.sizes;
         let len = padded_len(&self.sizes, outputs)
             + padded_len(&self.sizes, inputs)
-            + 2 * packed_len(inputs, outputs, side).max(packed_len(outputs, inputs, side));
+            + packed_len(inputs, outputs, side).max(sums_len(outputs, inputs, side));
         let workspace = g.work("padded gradient and input, partial sums", &[len]);
         g.push(Conv2dBackward { forward: self.clone(), dy, dx, dweight, dbias, workspace });
     }
