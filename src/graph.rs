@@ -195,6 +195,11 @@ impl Graph {
         self.slots.iter().position(|s| s.name == name).map(Value)
     }
 
+    /// Number of buffers; they are `Value(0)` to `Value(slot_count() − 1)`.
+    pub fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
     pub fn name(&self, v: Value) -> &str {
         &self.slots[v.0].name
     }

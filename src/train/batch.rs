@@ -184,7 +184,12 @@ impl Pool {
     /// [N, N] weight of a patch's pixels where the patches of a group overlap.
     pub fn merge_weight(&self, rule: crate::config::MergeWeights) -> Vec<f32> {
         match rule {
-            crate::config::MergeWeights::Probe => self.illumination(),
+            // The threshold below which a canvas pixel is empty is a share of the largest weight.
+            crate::config::MergeWeights::Probe => {
+                let lit = self.illumination();
+                let brightest = lit.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
+                lit.iter().map(|w| w / brightest).collect()
+            }
             crate::config::MergeWeights::Central => {
                 central_box(self.side).into_raw_vec_and_offset().0
             }

@@ -13,6 +13,10 @@ pub const VECTORS: usize = 2;
 /// Elements of one register tile, [6][2][8].
 pub const TILE: usize = OUTPUTS * VECTORS * LANES;
 
+/// Input channels whose products are added in registers before they join the tile: shorter sums
+/// round less (a third of the error of one sum over 128 channels).
+const BLOCK: usize = 16;
+
 /// A register tile of the correlation, called as (x, plane, offsets, taps, w, tile):
 ///
 /// tile[o][v][l] = Σ_i Σ_t w[i][t][o] · x[i · plane + offsets[v] + taps[t] + l]
@@ -63,20 +67,23 @@ fn tile_portable<T: Real>(
     w: &[T],
     tile: &mut [T; TILE],
 ) {
-    let mut sums = [[[T::zero(); LANES]; VECTORS]; OUTPUTS];
+    tile.fill(T::zero());
     let mut weights = w.chunks_exact(OUTPUTS);
-    for x in x.chunks_exact(plane) {
-        for (&tap, w) in taps.iter().zip(&mut weights) {
-            for (v, &offset) in offsets.iter().enumerate() {
-                let x = &x[offset + tap..][..LANES];
-                for (o, &w) in w.iter().enumerate() {
-                    let sums = &mut sums[o][v];
-                    (0..LANES).for_each(|l| sums[l] += w * x[l]);
+    for block in x.chunks(BLOCK * plane) {
+        let mut sums = [[[T::zero(); LANES]; VECTORS]; OUTPUTS];
+        for x in block.chunks_exact(plane) {
+            for (&tap, w) in taps.iter().zip(&mut weights) {
+                for (v, &offset) in offsets.iter().enumerate() {
+                    let x = &x[offset + tap..][..LANES];
+                    for (o, &w) in w.iter().enumerate() {
+                        let sums = &mut sums[o][v];
+                        (0..LANES).for_each(|l| sums[l] += w * x[l]);
+                    }
                 }
             }
         }
+        tile.iter_mut().zip(sums.as_flattened().as_flattened()).for_each(|(t, &s)| *t += s);
     }
-    tile.copy_from_slice(sums.as_flattened().as_flattened());
 }
 
 fn weight_rows_portable<T: Real>(side: usize, rows: &Rows<T>, lanes: &mut [T]) {
@@ -98,7 +105,7 @@ fn weight_rows_portable<T: Real>(side: usize, rows: &Rows<T>, lanes: &mut [T]) {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{GRADIENTS, LANES, OUTPUTS, Rows, TILE, VECTORS, weight_rows_portable};
+    use super::{BLOCK, GRADIENTS, LANES, OUTPUTS, Rows, TILE, VECTORS, weight_rows_portable};
 
     pub fn tile(
         x: &[f32],
@@ -128,26 +135,34 @@ mod avx2 {
         mut w: *const f32,
         tile: &mut [f32; TILE],
     ) {
-        let mut sums = [[_mm256_setzero_ps(); VECTORS]; OUTPUTS];
-        for channel in 0..channels {
-            for &tap in taps {
-                // SAFETY: `tile` has checked the reach of every offset, tap and weight.
-                unsafe {
-                    let x = x.add(channel * plane + tap);
-                    let x = offsets.map(|offset| _mm256_loadu_ps(x.add(offset)));
-                    for (o, sums) in sums.iter_mut().enumerate() {
-                        let w = _mm256_broadcast_ss(&*w.add(o));
-                        for (sum, &x) in sums.iter_mut().zip(&x) {
-                            *sum = _mm256_fmadd_ps(w, x, *sum);
+        tile.fill(0.0);
+        for block in (0..channels).step_by(BLOCK) {
+            let mut sums = [[_mm256_setzero_ps(); VECTORS]; OUTPUTS];
+            for channel in block..channels.min(block + BLOCK) {
+                for &tap in taps {
+                    // SAFETY: `tile` has checked the reach of every offset, tap and weight.
+                    unsafe {
+                        let x = x.add(channel * plane + tap);
+                        let x = offsets.map(|offset| _mm256_loadu_ps(x.add(offset)));
+                        for (o, sums) in sums.iter_mut().enumerate() {
+                            let w = _mm256_broadcast_ss(&*w.add(o));
+                            for (sum, &x) in sums.iter_mut().zip(&x) {
+                                *sum = _mm256_fmadd_ps(w, x, *sum);
+                            }
                         }
+                        w = w.add(OUTPUTS);
                     }
-                    w = w.add(OUTPUTS);
                 }
             }
-        }
-        for (&sum, to) in sums.as_flattened().iter().zip(tile.chunks_exact_mut(LANES)) {
-            // SAFETY: each chunk of the tile holds one vector.
-            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), sum) }
+            for (&sum, to) in sums.as_flattened().iter().zip(tile.chunks_exact_mut(LANES)) {
+                // SAFETY: each chunk of the tile holds one vector.
+                unsafe {
+                    _mm256_storeu_ps(
+                        to.as_mut_ptr(),
+                        _mm256_add_ps(_mm256_loadu_ps(to.as_ptr()), sum),
+                    )
+                }
+            }
         }
     }
 
