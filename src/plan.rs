@@ -19,6 +19,21 @@ const LASTING: [Role; 8] = [
     Role::Output,
 ];
 
+/// Bytes of an element in the arena of a run.
+const ELEMENT: usize = size_of::<f32>();
+
+/// The part of the arena that one role takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub role: Role,
+    /// Buffers that lie there; those that no step touches are left out.
+    pub buffers: usize,
+    /// Elements of these buffers; of [`Role::Work`], those that share memory counted each.
+    pub elements: usize,
+    /// Bytes of the arena, padding included.
+    pub bytes: usize,
+}
+
 /// The steps of a graph and the place of every buffer.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -33,36 +48,72 @@ impl Plan {
     /// Lasting roles lie one after the other, gradients and moments in the order of the parameters
     /// that they belong to; `Work` buffers share the rest, first fit over their lifetimes.
     pub fn new(graph: Graph) -> Plan {
-        Plan::build(graph, true)
+        Plan::build(graph.steps, graph.slots, true)
     }
 
-    /// Like [`Plan::new`], but no memory is used twice: the yardstick for the planner's tests.
-    pub fn without_reuse(graph: Graph) -> Plan {
-        Plan::build(graph, false)
+    /// The same steps with no memory used twice: the yardstick for the planner.
+    pub fn without_reuse(&self) -> Plan {
+        Plan::build(self.steps.clone(), self.slots.clone(), false)
     }
 
-    fn build(graph: Graph, reuse: bool) -> Plan {
-        let mut ranges = vec![0..0; graph.slots.len()];
+    fn build(steps: Vec<Step>, slots: Vec<Slot>, reuse: bool) -> Plan {
+        let mut ranges = vec![0..0; slots.len()];
         let mut end = 0;
         for role in LASTING {
-            let mut members = graph.of_role(role);
-            members.sort_by_key(|&v| {
-                let slot = &graph.slots[v.0];
-                (slot.group, slot.of.unwrap_or(v))
-            });
-            for v in members {
-                let len = graph.slots[v.0].len();
-                ranges[v.0] = end..end + len;
+            let mut members: Vec<usize> =
+                (0..slots.len()).filter(|&i| slots[i].role == role).collect();
+            members.sort_by_key(|&i| (slots[i].group, slots[i].of.unwrap_or(Value(i))));
+            for i in members {
+                let len = slots[i].len();
+                ranges[i] = end..end + len;
                 end += len.next_multiple_of(ALIGN);
             }
         }
-        let arena = place_work(&graph, reuse, &mut ranges, end);
+        let arena = place_work(&steps, &slots, reuse, &mut ranges, end);
         for i in 0..ranges.len() {
-            if graph.slots[i].role == Role::Region {
-                ranges[i] = region(&graph.slots, &ranges, i);
+            if slots[i].role == Role::Region {
+                ranges[i] = region(&slots, &ranges, i);
             }
         }
-        Plan { steps: graph.steps, slots: graph.slots, arena, ranges }
+        Plan { steps, slots, arena, ranges }
+    }
+
+    /// Bytes of the whole arena.
+    pub fn bytes(&self) -> usize {
+        self.arena * ELEMENT
+    }
+
+    /// What the arena is made of, in its order; roles without buffers are left out.
+    pub fn parts(&self) -> Vec<Part> {
+        let mut lasting = 0;
+        let mut parts: Vec<Part> =
+            LASTING.into_iter().chain([Role::Work]).map(|role| self.part(role)).collect();
+        for part in &mut parts {
+            match part.role {
+                Role::Work => part.bytes = self.bytes() - lasting,
+                _ => lasting += part.bytes,
+            }
+        }
+        parts.retain(|part| part.buffers > 0);
+        parts
+    }
+
+    /// The buffers of `role`, as if none shared memory with another.
+    fn part(&self, role: Role) -> Part {
+        let members: Vec<usize> = self
+            .of_role(role)
+            .into_iter()
+            .filter(|&(v, slot)| role != Role::Work || slot.is_empty() || !self.range(v).is_empty())
+            .map(|(_, slot)| slot.len())
+            .collect();
+        let padded: usize = members.iter().map(|len| len.next_multiple_of(ALIGN)).sum();
+        let (buffers, elements) = (members.len(), members.iter().sum());
+        Part { role, buffers, elements, bytes: padded * ELEMENT }
+    }
+
+    /// Bytes that the work buffers would take if none shared memory with another.
+    pub fn work_without_reuse(&self) -> usize {
+        self.part(Role::Work).bytes
     }
 
     /// Where `v` lies in the arena, in elements.
@@ -95,16 +146,22 @@ impl Plan {
 }
 
 /// Places every `Work` buffer at or above `floor`; returns the end of the arena.
-fn place_work(graph: &Graph, reuse: bool, ranges: &mut [Range<usize>], floor: usize) -> usize {
-    let (first, last) = lifetimes(graph);
+fn place_work(
+    steps: &[Step],
+    slots: &[Slot],
+    reuse: bool,
+    ranges: &mut [Range<usize>],
+    floor: usize,
+) -> usize {
+    let (first, last) = lifetimes(steps, slots.len());
     let mut end = floor;
     let mut placed: Vec<usize> = Vec::new();
-    let mut work = graph.of_role(Role::Work);
-    work.retain(|v| first[v.0] != usize::MAX);
+    let used = |&i: &usize| slots[i].role == Role::Work && first[i] != usize::MAX;
+    let mut work: Vec<usize> = (0..slots.len()).filter(used).collect();
     // Large buffers first: small ones then fit into the gaps between them.
-    work.sort_by_key(|v| (std::cmp::Reverse(graph.slots[v.0].len()), *v));
-    for Value(i) in work {
-        let len = graph.slots[i].len();
+    work.sort_by_key(|&i| (std::cmp::Reverse(slots[i].len()), i));
+    for i in work {
+        let len = slots[i].len();
         let overlaps = |j: usize| first[j] <= last[i] && first[i] <= last[j];
         let mut busy: Vec<_> =
             placed.iter().filter(|&&j| !reuse || overlaps(j)).map(|&j| ranges[j].clone()).collect();
@@ -124,10 +181,9 @@ fn place_work(graph: &Graph, reuse: bool, ranges: &mut [Range<usize>], floor: us
 }
 
 /// First and last step that touches each buffer.
-fn lifetimes(graph: &Graph) -> (Vec<usize>, Vec<usize>) {
-    let n = graph.slots.len();
-    let (mut first, mut last) = (vec![usize::MAX; n], vec![0; n]);
-    for (i, step) in graph.steps.iter().enumerate() {
+fn lifetimes(steps: &[Step], slots: usize) -> (Vec<usize>, Vec<usize>) {
+    let (mut first, mut last) = (vec![usize::MAX; slots], vec![0; slots]);
+    for (i, step) in steps.iter().enumerate() {
         for v in step.op.reads().into_iter().chain(step.op.writes()) {
             first[v.0] = first[v.0].min(i);
             last[v.0] = last[v.0].max(i);

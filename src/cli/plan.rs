@@ -1,10 +1,275 @@
-//! `ptycho-gpu plan`.
+//! `ptycho-gpu plan`: what a network is made of and what it takes, before anything is allocated.
 
-use crate::Result;
+use std::fmt::Write as _;
+use std::io::{ErrorKind, Write as _, stdout};
 
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+use crate::config::{AmpActivation, Head, LossConfig, ModelConfig, Optimiser, OptimiserConfig};
+use crate::data::check_network_side;
+use crate::graph::{Group, Role, Slot, Stage, Value};
+use crate::launch::{Arg, Launch};
+use crate::models::plans::{self, Sizes};
+use crate::plan::Plan;
+use crate::{Error, Result};
 
-pub fn run(_args: Args) -> Result<()> {
-    Ok(())
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Side of a pattern in pixels: 64, 128 or 256
+    #[arg(long, value_name = "PIXELS", value_parser = side, default_value_t = ModelConfig::default().n)]
+    pub n: usize,
+    /// A group is the square of this many neighbouring patterns: 1, 2 or 3
+    #[arg(long, value_name = "G", value_parser = gridsize, default_value_t = ModelConfig::default().gridsize)]
+    pub gridsize: usize,
+    /// Factor on the channels of every layer
+    #[arg(long, value_name = "S", value_parser = positive, default_value_t = ModelConfig::default().n_filters_scale)]
+    pub n_filters_scale: usize,
+    /// How the centre and the border of a patch are put together
+    #[arg(long, value_enum, ignore_case = true, default_value_t)]
+    pub head: Head,
+    /// What makes an amplitude of the last layer's numbers
+    #[arg(long, value_enum, ignore_case = true, default_value_t)]
+    pub amp_activation: AmpActivation,
+    /// Attention in the encoder
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", default_value_t = false)]
+    pub cbam_encoder: bool,
+    /// Batch normalisation after the convolutions
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", default_value_t = false)]
+    pub batch_norm: bool,
+    /// Groups per step
+    #[arg(long, value_name = "GROUPS", value_parser = positive, default_value_t = 16)]
+    pub batch_size: usize,
+
+    /// Patterns of the scan, which training keeps in memory
+    #[arg(long, value_name = "PATTERNS", value_parser = positive, default_value_t = 1000)]
+    pub frames: usize,
+    /// Probe modes
+    #[arg(long, value_name = "P", value_parser = positive, default_value_t = 1)]
+    pub modes: usize,
+    /// Largest displacement of a patch from the centre of its group, for gridsize 2 and 3
+    #[arg(long, value_name = "PIXELS", value_parser = positive, default_value_t = 8)]
+    pub reach: usize,
+    /// Learn the probe together with the object
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", default_value_t = false)]
+    pub probe_trainable: bool,
+    /// Rule that turns a gradient into a step
+    #[arg(long, visible_alias = "optimiser", value_enum, ignore_case = true, default_value_t)]
+    pub optimizer: Optimiser,
+
+    /// The plan that applies the network instead of the one that trains it
+    #[arg(long)]
+    pub inference: bool,
+    /// List every operation with what it writes
+    #[arg(long)]
+    pub ops: bool,
+    /// List the kernel launches of the operations that have kernels
+    #[arg(long)]
+    pub launches: bool,
+}
+
+fn side(text: &str) -> Result<usize, String> {
+    let side = positive(text)?;
+    check_network_side(side).map_err(|error| error.to_string())?;
+    Ok(side)
+}
+
+fn gridsize(text: &str) -> Result<usize, String> {
+    positive(text).and_then(|g| if g <= 3 { Ok(g) } else { Err("not 1, 2 or 3".into()) })
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&number| number > 0).ok_or("not a whole number above 0".into())
+}
+
+impl Args {
+    fn model(&self) -> ModelConfig {
+        ModelConfig {
+            n: self.n,
+            gridsize: self.gridsize,
+            n_filters_scale: self.n_filters_scale,
+            head: self.head,
+            amp_activation: self.amp_activation,
+            cbam_encoder: self.cbam_encoder,
+            batch_norm: self.batch_norm,
+            ..ModelConfig::default()
+        }
+    }
+
+    /// The plan that these flags describe.
+    pub fn plan(&self) -> Plan {
+        if self.inference {
+            return plans::inference(&self.model(), self.batch_size).plan;
+        }
+        let optimiser = OptimiserConfig {
+            kind: self.optimizer,
+            probe_trainable: self.probe_trainable,
+            ..OptimiserConfig::default()
+        };
+        let sizes = Sizes {
+            batch: self.batch_size,
+            frames: self.frames,
+            scans: 1,
+            modes: self.modes,
+            reach: self.reach as f64,
+            typical: 1.0,
+        };
+        plans::training(&self.model(), &LossConfig::default(), &optimiser, &sizes).plan
+    }
+}
+
+/// Prints the tables.
+pub fn run(args: Args) -> Result<()> {
+    match stdout().write_all(describe(&args).as_bytes()) {
+        // The reader, `head` for example, has seen enough.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done.map_err(|error| Error::Run(format!("cannot print the plan: {error}"))),
+    }
+}
+
+/// All tables that `args` ask for.
+pub fn describe(args: &Args) -> String {
+    let plan = args.plan();
+    let mut text = parameters(&plan) + "\n" + &memory(&plan) + "\n" + &stages(&plan);
+    if args.ops {
+        text += &("\n".to_owned() + &operations(&plan));
+    }
+    if args.launches {
+        text += &("\n".to_owned() + &launches(&plan));
+    }
+    text
+}
+
+const STRING: &str = "a string grows as needed";
+
+/// One line for each layer: the shapes of its parameters, and how many numbers they hold.
+fn parameters(plan: &Plan) -> String {
+    let mut text = format!("{:<44} {:<28} {:>12}\n", "layer", "shapes", "parameters");
+    let mut layers: Vec<(Group, &str, Vec<&Slot>)> = Vec::new();
+    for (_, slot) in plan.of_role(Role::Param) {
+        let layer = slot.name.rsplit_once('.').map_or(slot.name.as_str(), |(layer, _)| layer);
+        match layers.last_mut() {
+            Some((_, name, slots)) if *name == layer => slots.push(slot),
+            _ => layers.push((slot.group, layer, vec![slot])),
+        }
+    }
+    let mut network = 0;
+    for (group, layer, slots) in layers {
+        let count: usize = slots.iter().map(|slot| slot.len()).sum();
+        let shapes: Vec<String> = slots.iter().map(|slot| shape(&slot.shape)).collect();
+        writeln!(text, "{layer:<44} {:<28} {:>12}", shapes.join(" + "), grouped(count))
+            .expect(STRING);
+        network += if group == Group::Network { count } else { 0 };
+    }
+    writeln!(text, "{:<73} {:>12}", "network", grouped(network)).expect(STRING);
+    text
+}
+
+/// One line for each part of the arena.
+fn memory(plan: &Plan) -> String {
+    let mut text = format!("{:<20} {:>8} {:>16} {:>18}\n", "region", "buffers", "numbers", "bytes");
+    let mut line = |name: &str, buffers: usize, numbers: usize, bytes: usize| {
+        let (buffers, numbers, bytes) = (grouped(buffers), grouped(numbers), grouped(bytes));
+        writeln!(text, "{name:<20} {buffers:>8} {numbers:>16} {bytes:>18}").expect(STRING);
+    };
+    let parts = plan.parts();
+    for part in &parts {
+        line(region(part.role), part.buffers, part.elements, part.bytes);
+    }
+    let sum = |of: fn(&crate::plan::Part) -> usize| parts.iter().map(of).sum();
+    line("arena", sum(|p| p.buffers), sum(|p| p.elements), plan.bytes());
+    let saved = plan.work_without_reuse();
+    writeln!(text, "work buffers would take {} bytes if none shared memory", grouped(saved))
+        .expect(STRING);
+    text
+}
+
+fn region(role: Role) -> &'static str {
+    match role {
+        Role::Param => "parameters",
+        Role::ParamGrad => "gradients",
+        Role::GradSum => "sums of gradients",
+        Role::Moment1 => "first moments",
+        Role::Moment2 => "second moments",
+        Role::State => "state",
+        Role::Input => "inputs",
+        Role::Output => "outputs",
+        Role::Work => "work",
+        Role::Region => "views",
+    }
+}
+
+/// How many operations run in each stage, and how many of them have kernels.
+fn stages(plan: &Plan) -> String {
+    let mut text = format!("{:<10} {:>11} {:>14}\n", "stage", "operations", "with kernels");
+    for stage in [Stage::Forward, Stage::Backward, Stage::Update] {
+        let count = plan.stage(stage).count();
+        let kernels = plan.stage(stage).filter(|step| !step.op.launches().is_empty()).count();
+        if count > 0 {
+            writeln!(text, "{:<10} {count:>11} {kernels:>14}", name(stage)).expect(STRING);
+        }
+    }
+    text
+}
+
+fn name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Forward => "forward",
+        Stage::Backward => "backward",
+        Stage::Update => "update",
+    }
+}
+
+/// One line for each buffer that an operation writes, in the order in which they run.
+fn operations(plan: &Plan) -> String {
+    let titles = ["stage", "operation", "writes", "shape"];
+    let [stage, op, writes, dims] = titles;
+    let mut text = format!("{stage:<9} {op:<22} {writes:<48} {dims:<20} {:>14}\n", "bytes");
+    for step in &plan.steps {
+        let (mut stage, mut op) = (name(step.stage), step.op.name());
+        for v in step.op.writes() {
+            let (slot, bytes) = (&plan.slots[v.0], plan.range(v).len() * size_of::<f32>());
+            let dims = if slot.role == Role::Region { "flat".into() } else { shape(&slot.shape) };
+            let bytes = grouped(bytes);
+            writeln!(text, "{stage:<9} {op:<22} {:<48} {dims:<20} {bytes:>14}", slot.name)
+                .expect(STRING);
+            (stage, op) = ("", "");
+        }
+    }
+    text
+}
+
+/// One line for each launch; operations without a kernel are left out.
+fn launches(plan: &Plan) -> String {
+    let mut text = format!(
+        "{:<28} {:>16} {:>6} {:>7}  arguments (b buffer, i int, f float)\n",
+        "kernel", "grid", "block", "shared"
+    );
+    for launch in plan.steps.iter().flat_map(|step| step.op.launches()) {
+        let Launch { kernel, grid, block, shared, args } = launch;
+        let kinds: String = args.iter().map(kind).collect();
+        writeln!(text, "{kernel:<28} {:>16} {block:>6} {shared:>7}  {kinds}", shape(&grid))
+            .expect(STRING);
+    }
+    text
+}
+
+fn kind(arg: &Arg) -> char {
+    match arg {
+        Arg::Buffer(Value(_)) => 'b',
+        Arg::Int(_) => 'i',
+        Arg::Float(_) => 'f',
+    }
+}
+
+/// `16×64×64`.
+fn shape(sizes: &[impl ToString]) -> String {
+    sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join("×")
+}
+
+/// `1,234,567`.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let comma = |i: usize| if i > 0 && (digits.len() - i).is_multiple_of(3) { "," } else { "" };
+    digits.char_indices().map(|(i, digit)| format!("{}{digit}", comma(i))).collect()
 }
