@@ -16,7 +16,7 @@ use crate::metrics::Explained;
 use crate::models::physics::{checkerboard, probe_intensity};
 use crate::models::plans::{self, Inference};
 use crate::stitch::{self, Canvas, Orientation, Stitched, Stitcher};
-use crate::train::state::{self, Learned};
+use crate::train::state::{self, Learned, LearnedScan};
 use crate::{Error, Result};
 
 /// How a scan is reconstructed.
@@ -176,8 +176,14 @@ impl Network {
         let &[_, modes, n, _, _] = tensor.shape.as_slice() else {
             return (scan.probe.clone(), scan.probe_gauge());
         };
-        let same = self.learned.scans.iter().position(|s| s.sha256 == scan.source.sha256);
-        let at = same.unwrap_or(0);
+        let trained = |s: &LearnedScan| s.trained && s.sha256 == scan.source.sha256;
+        let at = self.learned.scans.iter().position(trained).unwrap_or_else(|| {
+            log::info!(
+                "the network has not learned from this scan: the probe learned from {} is used",
+                self.learned.scans[0].path
+            );
+            0
+        });
         let gauge = self.learned.scans[at].gauge;
         let values = tensor.data[at * modes * n * n * 2..][..modes * n * n * 2].chunks_exact(2);
         let values = values.map(|z| Complex32::new(z[0], z[1])).collect();

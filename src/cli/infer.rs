@@ -11,7 +11,7 @@ use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting};
 use crate::data::{self, LoadOptions};
 use crate::infer::{Network, Options, Reconstruction};
 use crate::metrics::{self, DataSpace};
-use crate::report::{self, Colormap, Picture, Range, RunRecord};
+use crate::report::{self, Colormap, OutputFolder, Picture, Range, RunRecord};
 use crate::stitch::Orientation;
 use crate::{Error, Result, backend, config};
 
@@ -157,7 +157,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let (input_domain, nphotons, order) = (args.input_domain, args.nphotons, args.order);
     let scan = data::load(&args.test_data, &LoadOptions { input_domain, nphotons, order })?;
     let folder = &args.output_dir;
-    report::create_folder(folder)?;
+    let _guard = OutputFolder::create(folder)?;
     let computed = Instant::now();
     let result = network.reconstruct(&scan, &args.options())?;
     let seconds = computed.elapsed().as_secs_f64();
@@ -173,7 +173,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let metadata = serde_json::Value::Object(record.json().clone());
     result.write(&folder.join("reconstruction.npz"), &scan, &metadata)?;
     pictures(&result, folder)?;
-    record.write(folder.join("run.json"))?;
+    record.write(record_path(folder))?;
     log::info!(
         "{patterns} patterns, {}x{} pixels, residual {:.4}, R factor {:.4}: {}",
         result.canvas.height,
@@ -183,9 +183,22 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
         folder.display()
     );
     if args.json {
-        println!("{}", serde_json::to_string(&figures).map_err(|e| Error::Run(e.to_string()))?);
+        report::print_json(&figures)?;
     }
     Ok(figures)
+}
+
+/// Where the record goes: run.json, but not over that of a training in the same folder.
+fn record_path(folder: &Path) -> PathBuf {
+    let usual = folder.join("run.json");
+    let there = std::fs::read(&usual).ok();
+    let there = there.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+    if there.is_some_and(|record| record["command"] == "train") {
+        let other = folder.join("run-infer.json");
+        log::info!("run.json is the record of a training: this one goes to {}", other.display());
+        return other;
+    }
+    usual
 }
 
 /// Amplitude, phase and consistency as PNG.

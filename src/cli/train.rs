@@ -10,7 +10,7 @@ use crate::config::{
     InputDomain, Loss, MergeWeights, Mode, Optimiser, Resume, Schedule,
 };
 use crate::data::{self, LoadOptions, Scan, check_network_side};
-use crate::report::{self, Curve, RunRecord, Series};
+use crate::report::{self, Curve, OutputFolder, RunRecord, Series};
 use crate::train::{Outcome, Trainer};
 use crate::{Error, Result, backend};
 
@@ -234,22 +234,25 @@ impl Compat {
 /// Trains, and leaves checkpoints, history and record in the output folder.
 pub fn run(args: Args) -> Result<()> {
     report::log::init(args.quiet.unwrap_or(false));
-    let outcome = train(&args)?;
-    match (&outcome.collapse, args.strict.unwrap_or(false)) {
-        (Some(collapse), true) => Err(Error::Run(collapse.clone())),
-        _ => Ok(()),
+    let outcome = train(&args);
+    if let Err(error) = &outcome {
+        report::log::last_words(error);
     }
+    report::log::close_file();
+    outcome.map(drop)
 }
 
-/// The job itself; the demo runs it too.
+/// The job itself; the demo runs it too. Nothing is written before everything that can be wrong with
+/// the input has been looked at, and what an earlier run left in the folder is moved aside.
 pub fn train(args: &Args) -> Result<Outcome> {
-    args.compat.notes().iter().for_each(|note| log::info!("{note}"));
     let started = Instant::now();
     let draft = config::draft(args)?.config;
+    // The file may ask for quiet too.
+    report::log::init(draft.run.quiet);
+    args.compat.notes().iter().for_each(|note| log::info!("{note}"));
     backend::check(draft.run.device)?;
     let folder = &draft.run.output_dir;
-    report::create_folder(folder)?;
-    report::log::open_file(folder.join("log.txt"))?;
+    let _guard = OutputFolder::create(folder)?;
     let (train, test) = load(&draft.data)?;
     let facts = DatasetFacts {
         n: train[0].side(),
@@ -263,15 +266,62 @@ pub fn train(args: &Args) -> Result<Outcome> {
         record.input(scan);
     });
     record.timing("load_seconds", started.elapsed().as_secs_f64());
-    record.write(folder.join("run.json"))?;
+    let planning = Instant::now();
     let mut trainer = Trainer::new(train, test, &resolved)?;
-    record.timing("plan_seconds", started.elapsed().as_secs_f64());
+    record.timing("plan_seconds", planning.elapsed().as_secs_f64());
+    match trainer.resumed_from() {
+        Some(checkpoint) => {
+            record.set("resumed_from", checkpoint.to_string_lossy());
+            if !own(checkpoint, folder) {
+                set_aside(folder)?;
+            }
+        }
+        None => set_aside(folder)?,
+    }
+    report::log::open_file(folder.join("log.txt"))?;
+    record.write(folder.join("run.json"))?;
+    let training = Instant::now();
     let outcome = trainer.run(&folder.join("history.csv"))?;
+    record.timing("training_seconds", training.elapsed().as_secs_f64());
     record.timing("total_seconds", started.elapsed().as_secs_f64());
     record.result("training", &outcome);
     record.write(folder.join("run.json"))?;
     finish(&outcome, folder, resolved.config.run.json)?;
-    Ok(outcome)
+    match &outcome.collapse {
+        Some(collapse) if resolved.config.run.strict => Err(Error::Run(collapse.clone())),
+        _ => Ok(outcome),
+    }
+}
+
+/// Whether `checkpoint` is one of the run in `folder`, which is then gone on with.
+fn own(checkpoint: &Path, folder: &Path) -> bool {
+    let place = |path: &Path| path.canonicalize().ok();
+    checkpoint.parent().is_some_and(|p| place(p) == place(&folder.join("checkpoints")))
+}
+
+/// What a training leaves in its folder.
+const LEFT: [&str; 5] = ["checkpoints", "history.csv", "run.json", "log.txt", "loss.png"];
+
+/// Moves what an earlier training left in `folder` to `folder/previous-1`, or the next free number:
+/// hours of work are never overwritten, and two runs never mixed.
+fn set_aside(folder: &Path) -> Result<()> {
+    if !folder.join("checkpoints").exists() && !folder.join("history.csv").exists() {
+        return Ok(());
+    }
+    let names = (1..).map(|number| folder.join(format!("previous-{number}")));
+    let aside = names.into_iter().find(|name| !name.exists()).expect("numbers do not run out");
+    std::fs::create_dir(&aside).map_err(Error::io("create", &aside))?;
+    for from in LEFT.map(|name| folder.join(name)).iter().filter(|from| from.exists()) {
+        let to = aside.join(from.file_name().expect("it was joined from a name"));
+        std::fs::rename(from, &to).map_err(Error::io("move aside", from))?;
+    }
+    log::warn!(
+        "{} held an earlier training, which is now in {}; to go on with it, --resume {}",
+        folder.display(),
+        aside.display(),
+        aside.display()
+    );
+    Ok(())
 }
 
 fn load(data: &DataConfig) -> Result<(Vec<Scan>, Option<Scan>)> {
@@ -309,7 +359,7 @@ fn finish(outcome: &Outcome, folder: &Path, json: bool) -> Result<()> {
     }
     log::info!("checkpoints, history.csv and run.json are in {}", folder.display());
     if json {
-        println!("{}", serde_json::to_string(outcome).map_err(|e| Error::Run(e.to_string()))?);
+        report::print_json(outcome)?;
     }
     Ok(())
 }

@@ -13,7 +13,12 @@ use crate::{Error, Result};
 
 static QUIET: AtomicBool = AtomicBool::new(false);
 static FILE: Mutex<Option<File>> = Mutex::new(None);
+/// What was said before there was a file.
+static EARLIER: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+/// Lines that are kept for a file to come.
+const MOST_EARLIER: usize = 1000;
 
 /// Target of the lines that a progress bar on the terminal makes needless.
 pub(super) const EPOCH: &str = "epoch";
@@ -30,12 +35,27 @@ pub fn init(quiet: bool) {
     let _ = dispatch.apply();
 }
 
-/// Sends the log to the end of `path` as well, in place of the file before it.
+/// Sends the log to the end of `path` as well, in place of the file before it. What was said while
+/// there was no file comes first.
 pub fn open_file(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    let file = OpenOptions::new().create(true).append(true).open(path);
-    *lock(&FILE) = Some(file.map_err(Error::io("write", path))?);
+    let write = || -> io::Result<File> {
+        let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+        for line in lock(&EARLIER).drain(..) {
+            writeln!(file, "{line}")?;
+        }
+        Ok(file)
+    };
+    *lock(&FILE) = Some(write().map_err(Error::io("write", path))?);
     Ok(())
+}
+
+/// Writes the error that ends the run to the file alone: it is printed elsewhere.
+pub fn last_words(error: &Error) {
+    if let Some(file) = lock(&FILE).as_mut() {
+        // The run has failed already; that the file cannot say so adds nothing.
+        let _ = writeln!(file, "error: {error}");
+    }
 }
 
 /// Ends the log file.
@@ -69,7 +89,13 @@ fn to_stderr(record: &Record) {
 /// A full disk must not end a training that may yet save itself: the file is given up instead.
 fn to_file(record: &Record) {
     let mut slot = lock(&FILE);
-    let Some(file) = slot.as_mut() else { return };
+    let Some(file) = slot.as_mut() else {
+        let mut earlier = lock(&EARLIER);
+        if earlier.len() < MOST_EARLIER {
+            earlier.push(line(record));
+        }
+        return;
+    };
     if let Err(error) = writeln!(file, "{}", line(record)) {
         *slot = None;
         let _ = writeln!(io::stderr(), "warning: the log file is given up: {error}");

@@ -34,6 +34,44 @@ pub fn create_folder(path: impl AsRef<Path>) -> Result<()> {
     fs::remove_file(&probe).map_err(Error::io("write to the output folder", path))
 }
 
+/// An output folder that goes again, with the parents that were made for it, if nothing was put into
+/// it: a run that fails before its first result leaves no trace.
+#[derive(Debug)]
+pub struct OutputFolder {
+    /// Folders that were made, the outermost first.
+    made: Vec<PathBuf>,
+}
+
+impl OutputFolder {
+    /// As [`create_folder`]; the folder stays when something is in it once the guard is dropped.
+    pub fn create(path: impl AsRef<Path>) -> Result<OutputFolder> {
+        let path = path.as_ref();
+        let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+        let mut made: Vec<PathBuf> =
+            path.ancestors().take_while(missing).map(Path::to_path_buf).collect();
+        made.reverse();
+        let guard = OutputFolder { made };
+        create_folder(path)?;
+        Ok(guard)
+    }
+}
+
+impl Drop for OutputFolder {
+    fn drop(&mut self) {
+        for folder in self.made.iter().rev() {
+            // Refused where the folder holds something, which is the point.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+/// Prints one line of JSON on stdout. A reader that has gone away is an error, not a panic.
+pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let line = serde_json::to_string(value).map_err(|error| Error::Run(error.to_string()))?;
+    writeln!(std::io::stdout(), "{line}")
+        .map_err(|error| Error::Run(format!("cannot write to stdout: {error}")))
+}
+
 /// Writes `bytes` to `path` so that the file is either whole or not there: a temporary file in
 /// the same folder, fsync, rename, fsync of the folder. A failure removes the temporary file.
 pub fn atomic_write(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {

@@ -77,6 +77,11 @@ impl<'a> Batch<'a> {
         &self.epoch.index[self.first * self.channels..][..self.patterns()]
     }
 
+    /// For messages: which patterns.
+    pub fn named(&self) -> String {
+        format!(", patterns {:?}", self.frames())
+    }
+
     /// Fills the input buffers; each group weighs 1/`total`, padding nothing.
     pub fn write(
         &self,
@@ -85,7 +90,8 @@ impl<'a> Batch<'a> {
         pool: &Pool,
         total: usize,
     ) -> Result<()> {
-        // Padding repeats the first group.
+        // Padding repeats the first group. It weighs nothing in the loss; batch normalisation does
+        // see it, so that its statistics of a short last batch count that group more than once.
         let group = |b: usize| self.first + if b < self.len() { b } else { 0 };
         let c = self.channels;
         let groups = || (0..self.size).map(group);

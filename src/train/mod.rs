@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod collapse;
 pub mod pool;
+mod resume;
 pub mod schedule;
 pub mod state;
 
@@ -21,8 +22,8 @@ use crate::config::{Loss, Mode, Resolved, Resume, TrainConfig};
 use crate::data::scan::Scan;
 use crate::graph::{Group, Stage};
 use crate::models::plans::{self, Sizes, Training};
-use crate::report::Progress as Bar;
 use crate::report::history::History;
+use crate::report::{self, Progress as Bar};
 use crate::{Error, Result};
 use batch::Batch;
 use collapse::Structure;
@@ -73,6 +74,7 @@ pub struct Trainer {
     progress: Progress,
     structure: Vec<(f64, Structure)>,
     folder: PathBuf,
+    resumed_from: Option<PathBuf>,
 }
 
 impl Trainer {
@@ -102,11 +104,28 @@ impl Trainer {
         }
         let folder = config.run.output_dir.join("checkpoints");
         let record = serde_json::to_value(resolved).expect("configurations are JSON");
-        let (progress, structure) = (Progress::default(), Vec::new());
-        let mut trainer =
-            Trainer { config, record, pool, step, backend, progress, structure, folder };
+        let (progress, structure, resumed_from) = (Progress::default(), Vec::new(), None);
+        let mut trainer = Trainer {
+            config,
+            record,
+            pool,
+            step,
+            backend,
+            progress,
+            structure,
+            folder,
+            resumed_from,
+        };
+        // Better known now than after the first epoch.
+        trainer.epoch_groups(Part::Training, 0)?;
+        trainer.epoch_groups(Part::Validation, 0)?;
         trainer.resume()?;
         Ok(trainer)
+    }
+
+    /// The checkpoint that this training goes on from.
+    pub fn resumed_from(&self) -> Option<&Path> {
+        self.resumed_from.as_deref()
     }
 
     /// Takes over weights, moments and progress where `--resume` asks for it.
@@ -132,32 +151,43 @@ impl Trainer {
                 format!("is of another network: {}", differences.join("; ")),
             ));
         }
-        for (scan, stored) in self.pool.members.iter().zip(&learned.scans) {
-            if scan.source.sha256 != stored.sha256 {
-                let problem = format!(
-                    "was trained on {}, whose content differs from {}: resume with the same scans, \
-                     or leave out --resume",
-                    stored.path,
-                    scan.source.path.display()
-                );
-                return Err(Error::input(&path, problem));
-            }
-        }
+        resume::check_scans(&self.learned().scans, &learned.scans, &path)?;
+        resume::check_options(&self.record, &checkpoint.metadata["configuration"], &path)?;
         state::restore(self.backend.as_mut(), &checkpoint, &path)?;
         self.progress = state::part(&checkpoint, "progress", &path)?;
         log::info!("resuming {} after epoch {}", path.display(), self.progress.epoch);
+        self.resumed_from = Some(path);
         Ok(())
     }
 
     /// Goes through the remaining epochs. `history` is the path of history.csv.
     pub fn run(&mut self, history: &Path) -> Result<Outcome> {
         let epochs = self.config.run.max_epochs;
-        let mut history = match self.progress.epoch {
-            0 => History::create(history, &COLUMNS)?,
-            // Epochs are counted from 1 in the file.
-            done => History::resume(history, &COLUMNS, done + 1)?,
-        };
         let (mut train_loss, mut val_loss) = (f64::NAN, None);
+        let mut history = match &self.resumed_from {
+            None => History::create(history, &COLUMNS)?,
+            Some(checkpoint) => {
+                if resume::carry_over(checkpoint, &self.folder, history)? {
+                    // The weights of the best epoch so far are not to be had.
+                    (self.progress.best_loss, self.progress.without_progress) = (None, 0);
+                }
+                // Epochs are counted from 1 in the file.
+                let resumed = History::resume(history, &COLUMNS, self.progress.epoch + 1)?;
+                let rows = report::history::read(history)?.rows;
+                self.structure = rows.iter().map(|row| resume::structure(row)).collect();
+                if let Some(last) = rows.last() {
+                    train_loss = last[3];
+                    val_loss = Some(last[4]).filter(|loss| !loss.is_nan());
+                }
+                if self.progress.epoch >= epochs {
+                    let done = self.progress.epoch;
+                    log::info!(
+                        "nothing left to do: {done} epochs are done (--max-epochs {epochs})"
+                    );
+                }
+                resumed
+            }
+        };
         let (mut patterns, mut seconds) = (0usize, 0.0);
         let first = self.epoch_groups(Part::Training, self.progress.epoch)?;
         let mut bar =
@@ -208,6 +238,9 @@ impl Trainer {
         self.structure.push((monitored, structure));
         self.progress.epoch += 1;
         schedule::observe(&self.config.optimiser, &mut self.progress.schedule, monitored);
+        if !monitored.is_finite() {
+            return Err(self.not_finite("validation loss", monitored, ""));
+        }
         let better = self.progress.best_loss.is_none_or(|best| monitored < best);
         if better {
             self.progress.best_loss = Some(monitored);
@@ -246,6 +279,9 @@ impl Trainer {
             if at % every == every - 1 || at == batches - 1 {
                 self.update(rate)?;
                 norm = f64::from(self.backend.read(self.step.controls.norm)?[0]);
+                if !norm.is_finite() {
+                    return Err(self.not_finite("gradient's norm", norm, &batch.named()));
+                }
             }
             bar.step(batch.patterns(), Some(loss / batch.len() as f64));
         }
@@ -256,12 +292,16 @@ impl Trainer {
         if loss.is_finite() {
             return Ok(());
         }
-        Err(Error::Run(format!(
-            "the loss is {loss} in epoch {}, patterns {:?}: the step was not applied and the last \
-             checkpoint is whole; try a lower --learning-rate or --gradient-clip-val 1",
+        Err(self.not_finite("loss", loss, &batch.named()))
+    }
+
+    fn not_finite(&self, what: &str, value: f64, place: &str) -> Error {
+        Error::Run(format!(
+            "the {what} is {value} in epoch {}{place}: nothing of this epoch was saved, the \
+             checkpoints of the epochs before are whole; try a lower --learning-rate or \
+             --gradient-clip-val 1",
             self.progress.epoch + 1,
-            batch.frames()
-        )))
+        ))
     }
 
     /// One step of the optimiser.
@@ -347,11 +387,11 @@ impl Trainer {
             ),
         };
         std::fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
-        checkpoint.save(self.folder.join("last.safetensors"))?;
+        // The last one last: if the program is killed in between, the epoch is done again.
         if better {
             checkpoint.save(self.folder.join("best.safetensors"))?;
         }
-        Ok(())
+        checkpoint.save(self.folder.join("last.safetensors"))
     }
 
     fn learned(&self) -> Learned {
@@ -360,6 +400,7 @@ impl Trainer {
             sha256: m.source.sha256.clone(),
             kappa: m.kappa,
             gauge: m.gauge,
+            trained: !m.kept[Part::Training as usize].is_empty(),
         });
         Learned {
             model: self.config.model.clone(),

@@ -110,8 +110,10 @@ impl Pool {
     /// Largest displacement of a pattern from the centre of any group, pixels.
     pub fn reach(&self, model: &ModelConfig, config: &DataConfig) -> Result<f64> {
         let mut reach = 0.0f64;
-        for positions in self.members.iter().map(|m| &m.positions) {
-            reach = reach.max(grouping::reach(positions, model.gridsize, config.neighbor_count)?);
+        for member in &self.members {
+            let positions = &member.positions;
+            let own = grouping::reach(positions, model.gridsize, config.neighbor_count);
+            reach = reach.max(own.map_err(|e| member.named(e, ""))?);
         }
         Ok(reach)
     }
@@ -140,7 +142,12 @@ impl Pool {
             let positions: Vec<Position> = kept.iter().map(|&k| member.positions[k]).collect();
             let seed = seed.wrapping_add(i as u64);
             let k = config.neighbor_count;
-            let groups = Groups::build(&positions, model.gridsize, k, share, seed, draw)?;
+            let groups = Groups::build(&positions, model.gridsize, k, share, seed, draw);
+            let of = match part {
+                Part::Training => "",
+                Part::Validation => "of the patterns to validate on: ",
+            };
+            let groups = groups.map_err(|e| member.named(e, of))?;
             for group in 0..groups.len() {
                 all.scan.push(i);
                 all.index.extend(groups.group(group).iter().map(|&p| member.first + kept[p]));
@@ -163,6 +170,16 @@ impl Member {
             probe: checkerboard(scan.probe.view(), gauge),
             mask: scan.mask.clone().unwrap_or_else(|| Array2::ones((side, side))),
             kept: [(0..scan.len()).collect(), Vec::new()],
+        }
+    }
+}
+
+impl Member {
+    /// An error about the positions, with the name of the file.
+    fn named(&self, error: Error, of: &str) -> Error {
+        match error {
+            Error::Config(problem) => Error::input(&self.source.path, format!("{of}{problem}")),
+            other => other,
         }
     }
 }
@@ -191,6 +208,13 @@ fn hold_out(members: &mut [Member], share: f64, seed: u64) {
     for (i, member) in members.iter_mut().enumerate() {
         let count = (share * member.positions.len() as f64) as usize;
         let order = Stream::new(seed, Purpose::Split, i as u32).permutation(member.positions.len());
+        if share > 0.0 && count == 0 {
+            log::warn!(
+                "{}: --validation-split {share} of {} patterns is none: nothing is validated on",
+                member.source.path.display(),
+                member.positions.len()
+            );
+        }
         let (held, kept) = order.split_at(count);
         member.kept = [kept.to_vec(), held.to_vec()];
         member.kept.iter_mut().for_each(|part| part.sort_unstable());

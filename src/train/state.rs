@@ -54,6 +54,8 @@ pub struct LearnedScan {
     pub kappa: f64,
     /// The engine's probe is this times the file's.
     pub gauge: f64,
+    /// Learned from; else it was validated on.
+    pub trained: bool,
 }
 
 /// Reads all that is worth keeping.
