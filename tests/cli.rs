@@ -63,7 +63,7 @@ impl Place {
 
     fn simulate(&self, name: &str, more: &[&str]) -> String {
         let file = self.name(name);
-        let recipe = ["--patterns=16", "--probe-diameter=20", "--photons=1e5", "--step=8"];
+        let recipe = ["--patterns=16", "--probe-diameter=20", "--photons=1e5", "--step=4"];
         succeeds(&[&["simulate", &file][..], &recipe, more].concat());
         file
     }
@@ -196,7 +196,7 @@ fn train_infer_evaluate_as_typed() {
             "--output_dir",
             &rec,
             "--n_images",
-            "12",
+            "15",
             "--device",
             "cpu",
             "--json",
@@ -243,7 +243,7 @@ fn train_infer_evaluate_as_typed() {
     ] {
         assert!(npz.find(key).is_some(), "{key}");
     }
-    assert_eq!(npz.find("indices").unwrap().shape, [12]);
+    assert_eq!(npz.find("indices").unwrap().shape, [15]);
 }
 
 #[test]
