@@ -196,7 +196,7 @@ fn train_infer_evaluate_as_typed() {
             "--output_dir",
             &rec,
             "--n_images",
-            "9",
+            "15",
             "--device",
             "cpu",
             "--json",
@@ -243,7 +243,7 @@ fn train_infer_evaluate_as_typed() {
     ] {
         assert!(npz.find(key).is_some(), "{key}");
     }
-    assert_eq!(npz.find("indices").unwrap().shape, [9]);
+    assert_eq!(npz.find("indices").unwrap().shape, [15]);
 }
 
 #[test]

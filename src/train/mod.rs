@@ -195,11 +195,13 @@ impl Trainer {
         drop(first);
         while self.progress.epoch < epochs && !self.stopped_early() {
             let started = Instant::now();
-            let row = self.epoch(&mut bar)?;
+            let (row, better) = self.epoch(&mut bar)?;
             (train_loss, val_loss) = (row.train_loss, row.val_loss);
             let took = started.elapsed().as_secs_f64();
             (patterns, seconds) = (patterns + row.patterns, seconds + took);
+            // The row first: killed in between, the epoch is done again and its row replaced.
             history.append(&row.columns(took))?;
+            self.save(better)?;
             bar.end_epoch(&row.summary());
         }
         self.finish(train_loss, val_loss, patterns as f64 / seconds.max(1e-9))
@@ -220,8 +222,8 @@ impl Trainer {
         self.pool.epoch(part, model, data, run.seed, epoch as u32)
     }
 
-    /// One epoch: all training batches, then validation, then the checkpoints.
-    fn epoch(&mut self, bar: &mut Bar) -> Result<Row> {
+    /// One epoch: all training batches, then validation. Also whether it is the best so far.
+    fn epoch(&mut self, bar: &mut Bar) -> Result<(Row, bool)> {
         let epoch = self.progress.epoch;
         let groups = self.epoch_groups(Part::Training, epoch)?;
         let rate = self.config.optimiser.learning_rate
@@ -249,10 +251,10 @@ impl Trainer {
         } else {
             self.progress.without_progress += 1;
         }
-        self.save(better)?;
         let patterns = groups.index.len();
         let (epoch, step) = (self.progress.epoch, self.progress.step);
-        Ok(Row { epoch, step, rate, train_loss, val_loss, norm, structure, patterns })
+        let row = Row { epoch, step, rate, train_loss, val_loss, norm, structure, patterns };
+        Ok((row, better))
     }
 
     /// All steps of an epoch; returns the mean loss and the last gradient norm.
