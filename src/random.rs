@@ -58,8 +58,8 @@ impl Stream {
     /// Uniform integer in [0, n). Panics when `n` is 0.
     pub fn below(&mut self, n: usize) -> usize {
         assert!(n > 0, "a range has at least one member");
-        ((u128::from(self.next_u32()) << 32 | u128::from(self.next_u32())) * n as u128 >> 64)
-            as usize
+        let bits = (u64::from(self.next_u32()) << 32) | u64::from(self.next_u32());
+        ((u128::from(bits) * n as u128) >> 64) as usize
     }
 
     /// Standard normal (Box and Muller).

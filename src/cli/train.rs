@@ -133,7 +133,7 @@ pub struct Args {
         help_heading = "Optimiser"
     )]
     pub warmup_epochs: Option<usize>,
-    /// Cosine schedule: last learning rate over the first [default: 0.1]
+    /// Cosine schedule: last learning rate over the first [default: 0.05]
     #[arg(long, value_parser = finite, value_name = "RATIO", help_heading = "Optimiser")]
     pub lr_min_ratio: Option<f64>,
     /// Plateau schedule: factor on the learning rate [default: 0.5]

@@ -94,12 +94,12 @@ pub enum Optimiser {
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum Schedule {
-    #[default]
     #[value(alias = "default")]
     Constant,
     /// Times `exponential_decay` each epoch.
     Exponential,
     /// Linear warm-up, then half a cosine down to `lr_min_ratio`.
+    #[default]
     #[value(aliases = ["warmup_cosine", "warmupcosine"])]
     Cosine,
     /// Times `plateau_factor` whenever the loss stops falling.
