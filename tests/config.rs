@@ -16,7 +16,7 @@ fn args(flags: &str) -> Args {
     let line = format!("ptycho-gpu train --train_data_file S.npz --output_dir OUT {flags}");
     let words = line.split_whitespace().map(str::to_string);
     match Cli::parse_args(words).command {
-        Command::Train(args) => args,
+        Command::Train(args) => *args,
         other => panic!("{other:?} is not train"),
     }
 }

@@ -39,6 +39,9 @@ pub struct Args {
     /// The object's phase covers plus and minus this
     #[arg(long, value_name = "RADIANS", default_value_t = ObjectSpec::default().phase)]
     pub phase: f64,
+    /// Spokes of the Siemens star
+    #[arg(long, value_name = "COUNT", default_value_t = ObjectSpec::default().spokes)]
+    pub spokes: usize,
     /// Shape of the illumination
     #[arg(long, value_enum, default_value_t = ProbeSpec::default().kind)]
     pub probe: ProbeKind,
@@ -84,6 +87,7 @@ impl Args {
                 amplitude_min: self.amplitude_min,
                 amplitude_max: self.amplitude_max,
                 phase: self.phase,
+                spokes: self.spokes,
             },
             probe: ProbeSpec {
                 kind: self.probe,

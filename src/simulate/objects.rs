@@ -35,11 +35,19 @@ pub struct ObjectSpec {
     pub amplitude_max: f64,
     /// The phase covers [−phase, phase], in radians.
     pub phase: f64,
+    /// Spokes of the Siemens star.
+    pub spokes: usize,
 }
 
 impl Default for ObjectSpec {
     fn default() -> ObjectSpec {
-        ObjectSpec { kind: ObjectKind::Lines, amplitude_min: 0.3, amplitude_max: 1.0, phase: 0.8 }
+        ObjectSpec {
+            kind: ObjectKind::Lines,
+            amplitude_min: 0.3,
+            amplitude_max: 1.0,
+            phase: 0.8,
+            spokes: 18,
+        }
     }
 }
 
@@ -64,7 +72,7 @@ pub fn make(spec: &ObjectSpec, size: usize, seed: u64) -> Array2<Complex64> {
             Grey { amplitude: field(size, &mut stream), phase: field(size, &mut stream) }
         }
         ObjectKind::DeadLeaves => dead_leaves(size, &mut stream),
-        ObjectKind::Siemens => siemens(size),
+        ObjectKind::Siemens => siemens(size, spec.spokes as f64),
     };
     let range = spec.amplitude_max - spec.amplitude_min;
     ndarray::Zip::from(&amplitude).and(&phase).map_collect(|&a, &p| {
@@ -147,19 +155,18 @@ fn dead_leaves(size: usize, stream: &mut Stream) -> Grey {
     Grey { amplitude, phase }
 }
 
-const SPOKES: f64 = 18.0;
 /// Sub-samples per pixel and axis: spokes narrower than a pixel become grey, not noise.
 const SUPERSAMPLING: usize = 4;
 /// The gaps between the rings, as parts of half the object's size.
 const GAPS: [[f64; 2]; 4] = [[0.0, 0.05], [0.24, 0.28], [0.48, 0.52], [0.72, 0.76]];
 
 /// Spokes of an absorbing, phase-shifting material, interrupted by rings.
-fn siemens(size: usize) -> Grey {
+fn siemens(size: usize, spokes: f64) -> Grey {
     let half = size as f64 / 2.0;
     let material = |y: f64, x: f64| {
         let r = y.hypot(x) / half;
         let gap = GAPS.iter().any(|&[from, to]| (from..to).contains(&r));
-        f64::from(!gap && (SPOKES * y.atan2(x) / TAU).rem_euclid(1.0) < 0.5)
+        f64::from(!gap && (spokes * y.atan2(x) / TAU).rem_euclid(1.0) < 0.5)
     };
     let sub = |i: usize, k: usize| i as f64 + (k as f64 + 0.5) / SUPERSAMPLING as f64 - half;
     let star = Array2::from_shape_fn((size, size), |(y, x)| {
