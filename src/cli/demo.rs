@@ -36,23 +36,30 @@ pub struct Args {
 }
 
 /// As many as fit into two minutes on two cores; more sharpen the picture.
-const EPOCHS: usize = 18;
+const EPOCHS: usize = 16;
 /// A narrow network is several times as fast as the default, and a demonstration is short.
 const FILTERS_SCALE: usize = 1;
 const BATCH_SIZE: usize = 8;
 const LEARNING_RATE: f64 = 2e-3;
-/// Object pixels.
-const PROBE_DIAMETER: f64 = 30.0;
+/// Half maximum, object pixels.
+const PROBE_DIAMETER: f64 = 16.0;
+/// Curvature of the beam: phase at the edge of the detector, rad.
+const DEFOCUS: f64 = 30.0;
 /// The cosine schedule ends at this part of the learning rate.
 const LAST_RATE: f64 = 0.02;
 
-/// 400 overlapping patterns of a star that absorbs and shifts the phase. The beam is curved: under
-/// a flat symmetric one, a patch and its conjugate turned by 180° would give the same pattern.
+/// 400 overlapping patterns of lines that absorb and shift the phase. The beam is curved: under a
+/// flat symmetric one, a patch and its conjugate turned by 180° would give the same pattern.
 fn recipe(seed: u64) -> Recipe {
     Recipe {
         scan: ScanSpec { patterns: 400, step: 5.0, ..ScanSpec::default() },
-        object: ObjectSpec { kind: ObjectKind::Siemens, ..ObjectSpec::default() },
-        probe: ProbeSpec { kind: ProbeKind::Fzp, diameter: PROBE_DIAMETER, ..ProbeSpec::default() },
+        object: ObjectSpec { kind: ObjectKind::Lines, ..ObjectSpec::default() },
+        probe: ProbeSpec {
+            kind: ProbeKind::Gaussian,
+            diameter: PROBE_DIAMETER,
+            defocus: DEFOCUS,
+            ..ProbeSpec::default()
+        },
         seed,
         ..Recipe::default()
     }

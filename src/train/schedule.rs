@@ -77,7 +77,7 @@ mod tests {
         let (c, s) = (config(Schedule::Cosine), State::default());
         let factors: Vec<f64> = (0..12).map(|e| factor(&c, &s, e, 12)).collect();
         assert!((factors[0] - 0.1).abs() < 1e-12 && (factors[2] - 1.0).abs() < 1e-12);
-        assert!((factors[11] - 0.1).abs() < 1e-12);
+        assert!((factors[11] - c.lr_min_ratio).abs() < 1e-12);
         assert!(factors[2..].windows(2).all(|w| w[1] < w[0]));
     }
 
