@@ -7,6 +7,8 @@
 
 use std::time::Instant;
 
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 use ptycho_gpu::backend::{Backend, cpu::Cpu};
 use ptycho_gpu::graph::{Graph, Group, Role, Stage, Value};
 use ptycho_gpu::ops::activate::{Activation, activate};
@@ -316,7 +318,7 @@ fn im2col_gemm(batch: usize, channels: usize, side: usize) {
     use rayon::prelude::*;
     let n = side * side;
     let x = vec![0.5f32; batch * channels * n];
-    let w = vec![0.25f32; channels * channels * 9];
+    let w = Array2::from_elem((channels, channels * 9), 0.25f32);
     let mut y = vec![0f32; batch * channels * n];
     y.par_chunks_mut(channels * n).zip(x.par_chunks(channels * n)).for_each(|(y, x)| {
         let mut columns = vec![0f32; channels * 9 * n];
@@ -330,28 +332,9 @@ fn im2col_gemm(batch: usize, channels: usize, side: usize) {
                 }
             }
         }
-        let [m, k, n] = [channels, channels * 9, n];
-        let strides = |columns: usize| (columns as isize, 1isize);
-        let ((wr, wc), (xr, xc), (yr, yc)) = (strides(k), strides(n), strides(n));
-        // SAFETY: w is m×k, columns k×n and y m×n, row-major.
-        unsafe {
-            matrixmultiply::sgemm(
-                m,
-                k,
-                n,
-                1.0,
-                w.as_ptr(),
-                wr,
-                wc,
-                columns.as_ptr(),
-                xr,
-                xc,
-                0.0,
-                y.as_mut_ptr(),
-                yr,
-                yc,
-            );
-        }
+        let columns = ArrayView2::from_shape((channels * 9, n), &columns[..]).unwrap();
+        let mut y = ArrayViewMut2::from_shape((channels, n), y).unwrap();
+        general_mat_mul(1.0, &w, &columns, 0.0, &mut y);
     });
     std::hint::black_box(y);
 }
