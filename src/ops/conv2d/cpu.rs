@@ -11,7 +11,7 @@ use super::layout::{
     GRADIENTS, LANES, OUTPUTS, pack, pack_turned, packed_len, pad, pad_where_positive, padded_len,
     sums_len,
 };
-use super::simd::{Rows, TILE, VECTORS};
+use super::simd::{Places, Rows, TILE, VECTORS};
 use super::{Conv2d, Conv2dBackward, Sizes};
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::Grad;
@@ -197,7 +197,7 @@ fn weight_sums<T: Real>(sizes: &Sizes, dz: &[T], x: &[T], o: usize, i: usize, su
     let group = sums.len() / (sizes.taps() * GRADIENTS);
     let lane_sums = side * GRADIENTS * LANES;
     let mut lanes = vec![T::zero(); group * side * lane_sums];
-    let places: Vec<(usize, usize)> = (0..sizes.batch * sizes.height)
+    let starts: Vec<(usize, usize)> = (0..sizes.batch * sizes.height)
         .map(|line| {
             let (b, row) = (line / sizes.height, line % sizes.height);
             let gradient = b * sizes.outputs * plane + sizes.row(row);
@@ -207,16 +207,11 @@ fn weight_sums<T: Real>(sizes: &Sizes, dz: &[T], x: &[T], o: usize, i: usize, su
     // Channels past the last one repeat it; their sums are not read.
     let channels: [usize; GRADIENTS] =
         std::array::from_fn(|c| (o + c).min(sizes.outputs - 1) * plane);
-    for places in places.chunks((BLOCK_PIXELS / sizes.width).max(1)) {
+    for starts in starts.chunks((BLOCK_PIXELS / sizes.width).max(1)) {
+        let places = Places::new(starts.to_vec(), sizes.vectors_per_row());
         for (line, lanes) in lanes.chunks_exact_mut(lane_sums).enumerate() {
             let (c, u) = (line / side, line % side);
-            let rows = Rows {
-                dz,
-                channels,
-                x: &x[(i + c) * plane + u * stride..],
-                places,
-                vectors: sizes.vectors_per_row(),
-            };
+            let rows = Rows::new(dz, channels, &x[(i + c) * plane + u * stride..], &places);
             (T::convolution().weight_rows)(side, &rows, lanes);
         }
     }

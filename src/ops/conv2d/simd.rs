@@ -29,14 +29,37 @@ pub type WeightRows<T> = fn(usize, &Rows<T>, &mut [T]);
 
 /// Rows of gradient and input that belong together.
 pub struct Rows<'a, T> {
-    pub dz: &'a [T],
+    dz: &'a [T],
     /// Where each of three output channels lies, from the place of a row.
-    pub channels: [usize; GRADIENTS],
-    pub x: &'a [T],
-    /// Where each row begins in `dz` and in `x`.
-    pub places: &'a [(usize, usize)],
+    channels: [usize; GRADIENTS],
+    x: &'a [T],
+    places: &'a Places,
+}
+
+/// Where rows begin in `dz` and in `x`, and how far that reaches.
+pub struct Places {
+    starts: Vec<(usize, usize)>,
+    farthest: (usize, usize),
     /// Vectors per row.
-    pub vectors: usize,
+    vectors: usize,
+}
+
+impl Places {
+    pub fn new(starts: Vec<(usize, usize)>, vectors: usize) -> Places {
+        let farthest = starts.iter().fold((0, 0), |f, p| (f.0.max(p.0), f.1.max(p.1)));
+        Places { starts, farthest, vectors }
+    }
+}
+
+impl<'a, T> Rows<'a, T> {
+    pub fn new(
+        dz: &'a [T],
+        channels: [usize; GRADIENTS],
+        x: &'a [T],
+        places: &'a Places,
+    ) -> Rows<'a, T> {
+        Rows { dz, channels, x, places }
+    }
 }
 
 /// The inner loops for one element type on this machine.
@@ -87,8 +110,8 @@ fn tile_portable<T: Real>(
 }
 
 fn weight_rows_portable<T: Real>(side: usize, rows: &Rows<T>, lanes: &mut [T]) {
-    for &(p, q) in rows.places {
-        for n in 0..rows.vectors {
+    for &(p, q) in &rows.places.starts {
+        for n in 0..rows.places.vectors {
             for v in 0..side {
                 let x = &rows.x[q + n * LANES + v..][..LANES];
                 for (o, &channel) in rows.channels.iter().enumerate() {
@@ -105,7 +128,9 @@ fn weight_rows_portable<T: Real>(side: usize, rows: &Rows<T>, lanes: &mut [T]) {
 mod avx2 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK, GRADIENTS, LANES, OUTPUTS, Rows, TILE, VECTORS, weight_rows_portable};
+    use super::{
+        BLOCK, GRADIENTS, LANES, OUTPUTS, Places, Rows, TILE, VECTORS, weight_rows_portable,
+    };
 
     pub fn tile(
         x: &[f32],
@@ -173,12 +198,10 @@ mod avx2 {
         if side != SIDE {
             return weight_rows_portable(side, rows, lanes);
         }
-        let farthest =
-            |f: fn(&(usize, usize)) -> usize| rows.places.iter().map(f).max().unwrap_or(0);
+        let Places { farthest, vectors, .. } = rows.places;
         let channel = rows.channels.iter().max().unwrap_or(&0);
-        let row = rows.vectors * LANES;
-        assert!(farthest(|p| p.0) + channel + row <= rows.dz.len());
-        assert!(farthest(|p| p.1) + row + SIDE - 1 <= rows.x.len());
+        assert!(farthest.0 + channel + vectors * LANES <= rows.dz.len());
+        assert!(farthest.1 + vectors * LANES + SIDE - 1 <= rows.x.len());
         assert!(lanes.len() == SIDE * GRADIENTS * LANES);
         // SAFETY: this function is chosen only where AVX2 and FMA are detected; the assertions
         // hold the last vector of the farthest row of both arrays, and the size of the sums.
@@ -193,8 +216,8 @@ mod avx2 {
             // SAFETY: each chunk holds one vector.
             *sum = unsafe { _mm256_loadu_ps(from.as_ptr()) };
         }
-        for &(p, q) in rows.places {
-            for n in 0..rows.vectors {
+        for &(p, q) in &rows.places.starts {
+            for n in 0..rows.places.vectors {
                 // SAFETY: `weight_rows` has checked the reach of the farthest row.
                 unsafe {
                     let x = rows.x.as_ptr().add(q + n * LANES);
