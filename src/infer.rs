@@ -94,11 +94,11 @@ impl Network {
             )));
         }
         let (probe, gauge) = self.probe(scan);
+        let lit = || centre(&probe_intensity(probe.view()), crop);
         let weights = match options.weighting {
             PatchWeighting::Uniform => stitch::Weights::Uniform,
-            PatchWeighting::Probe => {
-                stitch::Weights::Map(centre(&probe_intensity(probe.view()), crop))
-            }
+            PatchWeighting::Probe => stitch::Weights::Map(lit()),
+            PatchWeighting::Tapered => stitch::Weights::Map(lit() * taper(crop)),
         };
         let canvas = Canvas::around(&positions, crop)?;
         let mut stitcher = Stitcher::new(&canvas, &stitch::Options { crop, weights })?;
@@ -198,6 +198,18 @@ fn centre(image: &Array2<f32>, side: usize) -> Array2<f32> {
     image.slice(s![first..first + side, first..first + side]).to_owned()
 }
 
+/// Least taper: a pixel that only the corner of a crop covers is still covered.
+const TAPER_FLOOR: f64 = 1e-6;
+
+/// A squared Hann window about pixel (side/2, side/2), [side, side], nowhere 0.
+fn taper(side: usize) -> Array2<f32> {
+    let window = |i: usize| {
+        let t = (i as f64 - (side / 2) as f64) / side as f64;
+        (std::f64::consts::PI * t).cos().powi(4)
+    };
+    Array2::from_shape_fn((side, side), |(r, c)| (window(r) * window(c)).max(TAPER_FLOOR) as f32)
+}
+
 impl Reconstruction {
     /// Where at least one patch reaches.
     pub fn covered(&self) -> Array2<bool> {
@@ -248,5 +260,19 @@ impl Reconstruction {
         file.f64("coords_nominal", &xy(&nominal))?;
         file.text("metadata", &metadata.to_string())?;
         file.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_taper_falls_from_the_patch_centre_and_covers_every_pixel() {
+        let window = taper(32);
+        assert_eq!(window[[16, 16]], 1.0);
+        assert!((17..32).all(|i| window[[16, i]] < window[[16, i - 1]]));
+        assert!((1..16).all(|i| window[[16 + i, 16]] == window[[16 - i, 16]]));
+        assert!(window.iter().all(|&w| w > 0.0));
     }
 }

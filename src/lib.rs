@@ -32,7 +32,7 @@
 //!         batch_size: 16,
 //!         n_images: None,
 //!         recompute_normalisation: false,
-//!         weighting: PatchWeighting::Probe,
+//!         weighting: PatchWeighting::Tapered,
 //!         crop: None,
 //!         orientation: Orientation::default(),
 //!     },

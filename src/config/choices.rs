@@ -126,8 +126,11 @@ pub enum ClipAlgorithm {
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum PatchWeighting {
-    /// The intensity of the probe: what was lit best counts most.
+    /// The intensity of the probe under a squared Hann window: the middle of a patch, which the
+    /// network knows best, counts most.
     #[default]
+    Tapered,
+    /// The intensity of the probe: what was lit best counts most.
     Probe,
     /// All alike.
     Uniform,

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::{TrainConfig, validate};
 use crate::cli::train::Args;
+use crate::data::grouping;
 use crate::{Error, Result};
 
 /// What decided a value.
@@ -89,9 +90,8 @@ fn merge(args: &Args, dataset: Option<&DatasetFacts>) -> Result<Resolved> {
 /// The default number of neighbours grows with the group that has to be drawn from them.
 fn fit_neighbours(resolved: &mut Resolved) {
     if resolved.origins.get("neighbor_count") == Some(&Origin::Default) {
-        let others = resolved.config.model.channels().saturating_sub(1);
-        let count = &mut resolved.config.data.neighbor_count;
-        *count = others.max(*count);
+        let gridsize = resolved.config.model.gridsize;
+        resolved.config.data.neighbor_count = grouping::default_neighbor_count(gridsize);
     }
 }
 

@@ -27,22 +27,13 @@ pub struct Fft2 {
 
 /// [.., N, N, 2] → [.., N, N, 2]: the forward transform of every frame. Any N.
 pub fn fft2(g: &mut Graph, x: Value) -> Value {
-    transform(g, x, false)
-}
-
-/// [.., N, N, 2] → [.., N, N, 2]: the inverse transform of every frame. Any N.
-pub fn ifft2(g: &mut Graph, x: Value) -> Value {
-    transform(g, x, true)
-}
-
-fn transform(g: &mut Graph, x: Value, inverse: bool) -> Value {
     let shape = g.shape(x).to_vec();
     let &[.., rows, side, 2] = shape.as_slice() else {
         panic!("{} has shape {shape:?}, not square complex frames", g.name(x))
     };
     assert_eq!(rows, side, "frames of {} are square", g.name(x));
-    let y = g.work(if inverse { "near field" } else { "far field" }, &shape);
-    g.push(Fft2 { x, y, side, inverse, accumulate: false });
+    let y = g.work("far field", &shape);
+    g.push(Fft2 { x, y, side, inverse: false, accumulate: false });
     y
 }
 

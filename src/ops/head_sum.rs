@@ -14,7 +14,7 @@ use crate::graph::{Grad, Graph, Value};
 #[derive(Clone, Debug)]
 pub struct HeadSum {
     inner: Value,
-    outer: Option<Value>,
+    outer: Value,
     y: Value,
     /// The outer path is masked in the centre.
     border: bool,
@@ -33,21 +33,10 @@ pub struct HeadSumBackward {
 
 /// [B, K, H/2, W/2] and [B, K, H, W] → [B, K, H, W]; `border` masks the centre of `outer`.
 pub fn head_sum(g: &mut Graph, inner: Value, outer: Value, border: bool) -> Value {
-    push(g, inner, Some(outer), border)
-}
-
-/// [B, K, H/2, W/2] → [B, K, H, W]: a head without an outer path, zero around the centre.
-pub fn pad_quarter(g: &mut Graph, inner: Value) -> Value {
-    push(g, inner, None, true)
-}
-
-fn push(g: &mut Graph, inner: Value, outer: Option<Value>, border: bool) -> Value {
     let [b, k, h, w] = g.dims(inner);
     assert!(h % 2 == 0 && w % 2 == 0, "the same margin on both sides of {h}×{w} pixels");
     let shape = [b, k, 2 * h, 2 * w];
-    if let Some(outer) = outer {
-        assert_eq!(g.shape(outer), shape, "the outer path is twice as large as the inner one");
-    }
+    assert_eq!(g.shape(outer), shape, "the outer path is twice as large as the inner one");
     let y = g.work("head_sum", &shape);
     g.push(HeadSum { inner, outer, y, border, height: 2 * h, width: 2 * w });
     y
@@ -67,7 +56,7 @@ impl HeadSum {
 
 impl Operation for HeadSum {
     fn reads(&self) -> Vec<Value> {
-        std::iter::once(self.inner).chain(self.outer).collect()
+        vec![self.inner, self.outer]
     }
 
     fn writes(&self) -> Vec<Value> {
@@ -77,22 +66,16 @@ impl Operation for HeadSum {
     fn backward(&self, g: &mut Graph) {
         let Some(dy) = g.grad_of(self.y) else { return };
         let dinner = g.grad_into(self.inner);
-        let douter = self.outer.and_then(|outer| g.grad_into(outer));
+        let douter = g.grad_into(self.outer);
         g.push(HeadSumBackward { forward: self.clone(), dy, dinner, douter });
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
         let (n, half) = (self.pixels(), self.width / 2);
-        if let Some(outer) = self.outer {
-            let [outer, y] = mem.get([outer, self.y]);
-            let planes = y.par_chunks_mut(n).zip(outer.par_chunks(n));
-            planes.for_each(|(y, outer)| y.copy_from_slice(outer));
-        } else {
-            let [y] = mem.get([self.y]);
-            y.par_chunks_mut(n).for_each(|y| y.fill(T::zero()));
-        }
-        let [inner, y] = mem.get([self.inner, self.y]);
-        y.par_chunks_mut(n).zip(inner.par_chunks(n / 4)).for_each(|(y, inner)| {
+        let [inner, outer, y] = mem.get([self.inner, self.outer, self.y]);
+        let paths = outer.par_chunks(n).zip(inner.par_chunks(n / 4));
+        y.par_chunks_mut(n).zip(paths).for_each(|(y, (outer, inner))| {
+            y.copy_from_slice(outer);
             for (row, inner) in self.rows().zip(inner.chunks_exact(half)) {
                 let pixels = y[row..][..half].iter_mut().zip(inner);
                 pixels.for_each(|(y, &inner)| put(y, !self.border, inner));

@@ -4,7 +4,7 @@ use ptycho_gpu::backend::{Backend, cpu::Cpu};
 use ptycho_gpu::graph::{Graph, Role, Stage, Value};
 use ptycho_gpu::ops::absolute_error::{absolute_error, absolute_phase_error};
 use ptycho_gpu::ops::activate::{Activation, activate};
-use ptycho_gpu::ops::head_sum::{head_sum, pad_quarter};
+use ptycho_gpu::ops::head_sum::head_sum;
 use ptycho_gpu::ops::{
     batch_norm::batch_norm, channel_gate::channel_gate, channel_pool::channel_pool,
     max_pool::max_pool, mean_deviation::mean_deviation, polar::polar, spatial_gate::spatial_gate,
@@ -132,16 +132,6 @@ fn head_sum_masks_the_centre_of_the_outer_path_and_nothing_else() {
     let douter = gradients(build, &[("seed", &[1.0; 16])], 1).remove(1);
     let centre = [5, 6, 9, 10];
     assert!((0..16).all(|i| douter[i] == if centre.contains(&i) { 0.0 } else { 1.0 }));
-}
-
-#[test]
-fn pad_quarter_surrounds_the_inner_path_with_zeros() {
-    let build = |g: &mut Graph| {
-        let inner = g.param("inner", &[2, 3, 4, 6]);
-        pad_quarter(g, inner)
-    };
-    sound(build);
-    case(build).linear().check(1e-6);
 }
 
 #[test]

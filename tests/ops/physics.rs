@@ -7,7 +7,7 @@ use ptycho_gpu::graph::{Graph, Stage, Value};
 use ptycho_gpu::ops::misfit::{Measured, Normalise};
 use ptycho_gpu::ops::{
     extract::extract,
-    fft2::{fft2, ifft2},
+    fft2::fft2,
     gather::gather,
     illuminate::illuminate,
     intensity::intensity,
@@ -55,16 +55,9 @@ fn intensity_sums_the_modes_incoherently() {
 #[test]
 fn fft2_is_unitary_at_any_size() {
     for shape in [vec![1, 1, 1, 2], vec![2, 3, 5, 5, 2], vec![7, 7, 2], vec![1, 2, 3, 18, 18, 2]] {
-        let frames = |g: &mut Graph| g.param("frames", &shape);
         case(|g| {
-            let x = frames(g);
+            let x = g.param("frames", &shape);
             fft2(g, x)
-        })
-        .linear()
-        .check(1e-6);
-        case(|g| {
-            let x = frames(g);
-            ifft2(g, x)
         })
         .linear()
         .check(1e-6);
@@ -91,7 +84,7 @@ fn fft2_and_illuminate_add_to_a_gradient_that_is_there() {
             (g.param("object", &[2, 1, 4, 4, 2]), g.param("probe", &[1, 2, 4, 4, 2]));
         let scan = g.input("scan", &[2]);
         let [exit, again] = [(); 2].map(|()| illuminate(g, object, probe, scan));
-        let (far, back) = (fft2(g, exit), ifft2(g, exit));
+        let (far, back) = (fft2(g, exit), fft2(g, exit));
         let [far, back, near] = [far, back, again].map(|field| intensity(g, field));
         let patch = polar(g, far, back);
         let lit = illuminate(g, patch, probe, scan);

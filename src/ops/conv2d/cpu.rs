@@ -1,5 +1,5 @@
-//! The convolution on the CPU: direct, on padded planes, in register tiles of 6 output channels by
-//! 2 vectors of 8 pixels.
+//! The convolution on the CPU: direct, on padded planes, in register tiles of 12 output channels by
+//! 4 vectors of 8 pixels.
 //!
 //! The work is split over samples and output channels, never over a sum, so that any number of
 //! threads gives the same bits. Sums run over input channels, then filter taps; those of the
@@ -8,20 +8,22 @@
 use rayon::prelude::*;
 
 use super::layout::{
-    GRADIENTS, LANES, OUTPUTS, pack, pack_turned, packed_len, pad, pad_where_positive, padded_len,
-    sums_len,
+    LANES, OUTPUTS, pack, pack_turned, packed_len, pad, pad_where_positive, padded_len,
 };
-use super::simd::{Places, Rows, TILE, VECTORS};
+use super::simd::{BLOCKS, Correlation, Lines, Rows, TILE, VECTORS};
 use super::{Conv2d, Conv2dBackward, Sizes};
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::Grad;
 
-/// Pixels per block of rows in the weight gradient: three gradient planes of this many f32 fit the
-/// first-level cache.
-const BLOCK_PIXELS: usize = 1024;
+/// Pixels per block of rows in the weight gradient: six gradient planes of this many f32 and the
+/// rows of the input that belong to them fit the first-level cache.
+const BLOCK_PIXELS: usize = 512;
 
-/// Input channels per task of the weight gradient.
-const TASK_INPUTS: usize = 8;
+/// Filter taps that one task of the weight gradient sums at most: 8 input channels of 3×3.
+const TASK_TAPS: usize = 72;
+
+/// The largest filter, 17×17, is a task by itself.
+const MOST_TAPS: usize = 17 * 17;
 
 pub fn forward<T: Real>(op: &Conv2d, mem: &mut Mem<T>) {
     let Sizes { inputs, outputs, .. } = op.sizes;
@@ -69,24 +71,18 @@ fn correlate<T: Real>(
 ) {
     let (n, taps) = (sizes.pixels(), tap_offsets(sizes));
     let sample_len = inputs * sizes.plane();
-    let block_len = inputs * taps.len() * OUTPUTS;
+    let tile_len = BLOCKS * OUTPUTS * inputs * taps.len();
+    let taps = taps.as_slice();
     let tasks = y.par_chunks_mut(outputs * n).enumerate().flat_map(|(b, y)| {
         let x = &padded[b * sample_len..][..sample_len];
-        let blocks = y.par_chunks_mut(OUTPUTS * n).zip(packed.par_chunks(block_len));
-        blocks.map(move |(y, w)| (x, w, y))
+        let tiles = y.par_chunks_mut(BLOCKS * OUTPUTS * n).zip(packed.par_chunks(tile_len));
+        tiles.map(move |(y, w)| (Correlation { x, plane: sizes.plane(), taps, w }, y))
     });
-    tasks.for_each(|(x, w, y)| correlate_block(sizes, &taps, x, w, y, accumulate));
+    tasks.for_each(|(c, y)| correlate_tiles(sizes, &c, y, accumulate));
 }
 
-/// All pixels of up to six output channels of one sample.
-fn correlate_block<T: Real>(
-    sizes: &Sizes,
-    taps: &[usize],
-    x: &[T],
-    w: &[T],
-    y: &mut [T],
-    accumulate: bool,
-) {
+/// All pixels of up to twelve output channels of one sample.
+fn correlate_tiles<T: Real>(sizes: &Sizes, c: &Correlation<T>, y: &mut [T], accumulate: bool) {
     let kernels = T::convolution();
     let per_row = sizes.vectors_per_row();
     let vectors = sizes.height * per_row;
@@ -99,7 +95,7 @@ fn correlate_block<T: Real>(
         };
         let places: [_; VECTORS] = std::array::from_fn(place);
         let offsets = places.map(|(row, column)| sizes.first_tap(row) + column);
-        (kernels.tile)(x, sizes.plane(), &offsets, taps, w, &mut tile);
+        (kernels.tile)(c, &offsets, &mut tile);
         for (v, &(row, column)) in places.iter().enumerate().take(vectors - first) {
             let valid = LANES.min(sizes.width - column);
             for (o, y) in y.chunks_exact_mut(sizes.pixels()).enumerate() {
@@ -174,48 +170,56 @@ fn weight_gradient<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>, d: Grad) {
     let [dz, padded, rest] = parts(op, workspace);
     pad(&sizes, x, padded);
     let (taps, dz, padded) = (sizes.taps(), &*dz, &*padded);
-    // [⌈O/3⌉][I][k·k][3]
-    let sums = &mut rest[..sums_len(outputs, inputs, side)];
+    // [⌈O/6⌉][I][k·k][6], as the packed weights.
+    let sums = &mut rest[..packed_len(outputs, inputs, side)];
+    let group = (TASK_TAPS / taps).max(1);
     let tasks =
-        sums.par_chunks_mut(inputs * taps * GRADIENTS).enumerate().flat_map(|(block, sums)| {
-            let groups = sums.par_chunks_mut(TASK_INPUTS * taps * GRADIENTS).enumerate();
-            groups.map(move |(group, sums)| (block * GRADIENTS, group * TASK_INPUTS, sums))
+        sums.par_chunks_mut(inputs * taps * OUTPUTS).enumerate().flat_map(|(block, sums)| {
+            let groups = sums.par_chunks_mut(group * taps * OUTPUTS).enumerate();
+            groups.map(move |(at, sums)| (block * OUTPUTS, at * group, sums))
         });
     tasks.for_each(|(o, i, sums)| weight_sums(&sizes, dz, padded, o, i, sums));
     let sums = &*sums;
     dweight.par_chunks_mut(inputs * taps).enumerate().for_each(|(o, dweight)| {
-        let block = &sums[o / GRADIENTS * inputs * taps * GRADIENTS..];
+        let block = &sums[o / OUTPUTS * inputs * taps * OUTPUTS..];
         for (at, dweight) in dweight.iter_mut().enumerate() {
-            put(dweight, d.accumulate, block[at * GRADIENTS + o % GRADIENTS]);
+            put(dweight, d.accumulate, block[at * OUTPUTS + o % OUTPUTS]);
         }
     });
 }
 
-/// Sums of three output channels from `o` and of the input channels from `i` that `sums` holds.
+/// Sums of six output channels from `o` and of the input channels from `i` that `sums` holds.
 fn weight_sums<T: Real>(sizes: &Sizes, dz: &[T], x: &[T], o: usize, i: usize, sums: &mut [T]) {
-    let (side, plane, stride) = (sizes.side, sizes.plane(), sizes.stride());
-    let group = sums.len() / (sizes.taps() * GRADIENTS);
-    let lane_sums = side * GRADIENTS * LANES;
-    let mut lanes = vec![T::zero(); group * side * lane_sums];
-    let starts: Vec<(usize, usize)> = (0..sizes.batch * sizes.height)
-        .map(|line| {
-            let (b, row) = (line / sizes.height, line % sizes.height);
-            let gradient = b * sizes.outputs * plane + sizes.row(row);
-            (gradient, b * sizes.inputs * plane + sizes.first_tap(row))
-        })
-        .collect();
-    // Channels past the last one repeat it; their sums are not read.
-    let channels: [usize; GRADIENTS] =
+    let plane = sizes.plane();
+    let mut lanes = [T::zero(); MOST_TAPS * OUTPUTS * LANES];
+    let lanes = &mut lanes[..sums.len() * LANES];
+    let channels: [usize; OUTPUTS] =
         std::array::from_fn(|c| (o + c).min(sizes.outputs - 1) * plane);
-    for starts in starts.chunks((BLOCK_PIXELS / sizes.width).max(1)) {
-        let places = Places::new(starts.to_vec(), sizes.vectors_per_row());
-        for (line, lanes) in lanes.chunks_exact_mut(lane_sums).enumerate() {
-            let (c, u) = (line / side, line % side);
-            let rows = Rows::new(dz, channels, &x[(i + c) * plane + u * stride..], &places);
-            (T::convolution().weight_rows)(side, &rows, lanes);
+    let (lines, at_once) = (sizes.batch * sizes.height, (BLOCK_PIXELS / sizes.width).max(1));
+    for first in (0..lines).step_by(at_once) {
+        let lines = Lines {
+            first,
+            count: at_once.min(lines - first),
+            height: sizes.height,
+            stride: sizes.stride(),
+            samples: (sizes.outputs * plane, sizes.inputs * plane),
+            starts: (sizes.row(0), sizes.first_tap(0)),
+        };
+        for (c, lanes) in lanes.chunks_exact_mut(sizes.taps() * OUTPUTS * LANES).enumerate() {
+            let rows = Rows {
+                dz,
+                channels,
+                outputs: OUTPUTS.min(sizes.outputs - o),
+                x: &x[(i + c) * plane..],
+                side: sizes.side,
+                stride: sizes.stride(),
+                vectors: sizes.vectors_per_row(),
+                lines,
+            };
+            (T::convolution().weight_rows)(&rows, lanes);
         }
     }
-    // Lanes are [i][u][v][3][8]; sums are [i][u][v][3].
+    // Lanes are [i][u][v][6][8]; sums are [i][u][v][6].
     for (sum, lanes) in sums.iter_mut().zip(lanes.chunks_exact(LANES)) {
         *sum = lanes.iter().copied().sum();
     }

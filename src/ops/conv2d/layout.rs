@@ -12,11 +12,8 @@ use rayon::prelude::*;
 use super::Sizes;
 use crate::backend::cpu::Real;
 
-/// Output channels of one register tile of the correlation.
+/// Output channels of a packed block.
 pub const OUTPUTS: usize = 6;
-
-/// Output channels whose weight gradient is summed at once.
-pub const GRADIENTS: usize = 3;
 
 /// Elements of one vector.
 pub const LANES: usize = 8;
@@ -74,11 +71,6 @@ pub fn padded_len(sizes: &Sizes, channels: usize) -> usize {
 /// Elements of packed weights.
 pub fn packed_len(outputs: usize, inputs: usize, side: usize) -> usize {
     outputs.next_multiple_of(OUTPUTS) * inputs * side * side
-}
-
-/// Elements of the sums of a weight gradient, [⌈O/3⌉][I][k·k][3].
-pub fn sums_len(outputs: usize, inputs: usize, side: usize) -> usize {
-    outputs.next_multiple_of(GRADIENTS) * inputs * side * side
 }
 
 /// Copies [planes, H, W] into padded planes.

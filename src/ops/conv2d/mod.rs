@@ -18,7 +18,7 @@ pub use simd::{Kernels, kernels_f32, kernels_portable};
 use super::Operation;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Grad, Graph, Value};
-use layout::{packed_len, padded_len, sums_len};
+use layout::{packed_len, padded_len};
 
 /// Sizes of one convolution.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +88,7 @@ impl Operation for Conv2d {
         let Sizes { inputs, outputs, side, .. } = self.sizes;
         let len = padded_len(&self.sizes, outputs)
             + padded_len(&self.sizes, inputs)
-            + packed_len(inputs, outputs, side).max(sums_len(outputs, inputs, side));
+            + packed_len(inputs, outputs, side).max(packed_len(outputs, inputs, side));
         let workspace = g.work("padded gradient and input, partial sums", &[len]);
         g.push(Conv2dBackward { forward: self.clone(), dy, dx, dweight, dbias, workspace });
     }

@@ -1,65 +1,130 @@
-//! Inner loops of the convolution: portable ones, and AVX2 + FMA for f32, chosen at run time.
+//! Inner loops of the convolution: portable ones, and AVX2 or AVX-512 for f32, chosen at run time.
 //!
-//! Both add in the same order. They differ in rounding: the fused multiply-add rounds once.
+//! All of them add in the same order. The vector units round once per multiply-add, and so agree
+//! to the last bit with each other; the portable loops round twice.
 
-use super::layout::{GRADIENTS, LANES, OUTPUTS};
+use super::layout::{LANES, OUTPUTS};
 use crate::backend::cpu::Real;
 
-/// Vectors of one register tile: 6 output channels by 2 vectors are 12 accumulators, which leave 4
-/// of the 16 registers of AVX2 for inputs and weights. (4 by 3 needs all 16, and the
-/// compiler then keeps one accumulator in memory.)
-pub const VECTORS: usize = 2;
+#[cfg(target_arch = "x86_64")]
+#[path = "simd_avx2.rs"]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+#[path = "simd_avx512.rs"]
+mod avx512;
 
-/// Elements of one register tile, [6][2][8].
-pub const TILE: usize = OUTPUTS * VECTORS * LANES;
+/// Packed blocks of six output channels that one tile covers at most.
+pub const BLOCKS: usize = 2;
+
+/// Vectors of 8 pixels of one tile.
+pub const VECTORS: usize = 4;
+
+/// Elements of one tile, [12][4][8].
+pub const TILE: usize = BLOCKS * OUTPUTS * VECTORS * LANES;
 
 /// Input channels whose products are added in registers before they join the tile: shorter sums
 /// round less. (With one long sum, f32 gradients of the reference cases were off by up to 7e-3
 /// where a maximum tipped over; with this, by 4e-4.)
 const BLOCK: usize = 16;
 
-/// A register tile of the correlation, called as (x, plane, offsets, taps, w, tile):
-///
-/// tile[o][v][l] = Σ_i Σ_t w[i][t][o] · x[i · plane + offsets[v] + taps[t] + l]
-pub type Tile<T> = fn(&[T], usize, &[usize; VECTORS], &[usize], &[T], &mut [T; TILE]);
-
-/// Some rows of the weight gradient, called as (side, rows, lanes):
-///
-/// lanes[v][o][l] += Σ_{(p, q)} Σ_n dz[p + channels[o] + 8 n + l] · x[q + 8 n + l + v]
-pub type WeightRows<T> = fn(usize, &Rows<T>, &mut [T]);
-
-/// Rows of gradient and input that belong together.
-pub struct Rows<'a, T> {
-    dz: &'a [T],
-    /// Where each of three output channels lies, from the place of a row.
-    channels: [usize; GRADIENTS],
-    x: &'a [T],
-    places: &'a Places,
+/// What a tile reads: padded planes of one sample and packed weights.
+#[derive(Clone, Copy)]
+pub struct Correlation<'a, T> {
+    /// [I][plane].
+    pub x: &'a [T],
+    pub plane: usize,
+    /// Distance of each tap from the first.
+    pub taps: &'a [usize],
+    /// One or two blocks of [I][taps][6].
+    pub w: &'a [T],
 }
 
-/// Where rows begin in `dz` and in `x`, and how far that reaches.
-pub struct Places {
-    starts: Vec<(usize, usize)>,
-    farthest: (usize, usize),
-    /// Vectors per row.
-    vectors: usize,
-}
+impl<T> Correlation<'_, T> {
+    fn channels(&self) -> usize {
+        self.x.len() / self.plane
+    }
 
-impl Places {
-    pub fn new(starts: Vec<(usize, usize)>, vectors: usize) -> Places {
-        let farthest = starts.iter().fold((0, 0), |f, p| (f.0.max(p.0), f.1.max(p.1)));
-        Places { starts, farthest, vectors }
+    /// Weights of one block.
+    fn block_len(&self) -> usize {
+        self.channels() * self.taps.len() * OUTPUTS
+    }
+
+    /// Panics unless all reads of a tile at `offsets` are inside of x and w.
+    fn check(&self, offsets: &[usize; VECTORS]) {
+        let farthest = |places: &[usize]| places.iter().max().copied().unwrap_or(0);
+        assert!(farthest(offsets) + farthest(self.taps) + LANES <= self.plane);
+        assert!(self.w.len() <= BLOCKS * self.block_len());
     }
 }
 
-impl<'a, T> Rows<'a, T> {
-    pub fn new(
-        dz: &'a [T],
-        channels: [usize; GRADIENTS],
-        x: &'a [T],
-        places: &'a Places,
-    ) -> Rows<'a, T> {
-        Rows { dz, channels, x, places }
+/// A tile of the correlation, called as (correlation, offsets, tile):
+///
+/// tile[o][v][l] = Σ_i Σ_t w[i][t][o] · x[i · plane + offsets[v] + taps[t] + l]
+pub type Tile<T> = fn(&Correlation<T>, &[usize; VECTORS], &mut [T; TILE]);
+
+/// Some rows of the weight gradient, called as (rows, lanes):
+///
+/// lanes[u][v][o][l] += Σ_{(p, q)} Σ_n dz[p + channels[o] + 8 n + l] · x[q + u · stride + v + 8 n + l]
+pub type WeightRows<T> = fn(&Rows<T>, &mut [T]);
+
+/// Rows of the gradient of six output channels and of one input channel that belong together.
+pub struct Rows<'a, T> {
+    pub dz: &'a [T],
+    /// Where each output channel lies, from the place of a row. Past the last channel, it again.
+    pub channels: [usize; OUTPUTS],
+    /// How many of them are wanted.
+    pub outputs: usize,
+    pub x: &'a [T],
+    /// Side of the filter, and elements between two rows.
+    pub side: usize,
+    pub stride: usize,
+    /// Vectors per row.
+    pub vectors: usize,
+    pub lines: Lines,
+}
+
+impl<T> Rows<'_, T> {
+    /// Panics unless all reads are inside of dz and x, and all sums inside of `lanes`.
+    fn check(&self, lanes: &[T]) {
+        let (p, q) = self.lines.last();
+        let channel = self.channels.iter().max().copied().unwrap_or(0);
+        let end = (self.side - 1) * (self.stride + 1) + self.vectors * LANES;
+        assert!(p + channel + self.vectors * LANES <= self.dz.len());
+        assert!(q + end <= self.x.len());
+        assert!(lanes.len() == self.side * self.side * OUTPUTS * LANES);
+    }
+}
+
+/// Consecutive rows of a batch: where each begins in the gradient (p) and in the input (q).
+#[derive(Clone, Copy)]
+pub struct Lines {
+    /// First row, counted over the batch, and number of rows.
+    pub first: usize,
+    pub count: usize,
+    /// Rows of an image.
+    pub height: usize,
+    /// Elements between two rows.
+    pub stride: usize,
+    /// Elements of a sample of gradient and input.
+    pub samples: (usize, usize),
+    /// Where the first row of the first sample begins.
+    pub starts: (usize, usize),
+}
+
+impl Lines {
+    fn place(&self, line: usize) -> (usize, usize) {
+        let (sample, row) = (line / self.height, line % self.height);
+        let at = |len: usize, start: usize| sample * len + start + row * self.stride;
+        (at(self.samples.0, self.starts.0), at(self.samples.1, self.starts.1))
+    }
+
+    /// The farthest row: samples follow each other without overlap.
+    fn last(&self) -> (usize, usize) {
+        self.place(self.first + self.count.max(1) - 1)
+    }
+
+    fn iter(self) -> impl Iterator<Item = (usize, usize)> {
+        (self.first..self.first + self.count).map(move |line| self.place(line))
     }
 }
 
@@ -74,168 +139,135 @@ pub const fn kernels_portable<T: Real>() -> Kernels<T> {
     Kernels { tile: tile_portable, weight_rows: weight_rows_portable }
 }
 
-/// The fastest loops for f32 that this machine runs.
-pub fn kernels_f32() -> Kernels<f32> {
+/// All loops for f32 that this machine runs, with their names, the fastest first.
+pub fn kernels_f32() -> Vec<(&'static str, Kernels<f32>)> {
+    let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        return Kernels { tile: avx2::tile, weight_rows: avx2::weight_rows };
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
+            let kernels = Kernels { tile: avx512::tile, weight_rows: avx512::weight_rows };
+            found.push(("AVX-512", kernels));
+        }
+        found.push(("AVX2", Kernels { tile: avx2::tile, weight_rows: avx2::weight_rows }));
     }
-    kernels_portable()
+    found.push(("portable", kernels_portable()));
+    found
 }
 
-fn tile_portable<T: Real>(
-    x: &[T],
-    plane: usize,
-    offsets: &[usize; VECTORS],
-    taps: &[usize],
-    w: &[T],
-    tile: &mut [T; TILE],
-) {
+fn tile_portable<T: Real>(c: &Correlation<T>, offsets: &[usize; VECTORS], tile: &mut [T; TILE]) {
     tile.fill(T::zero());
-    let mut weights = w.chunks_exact(OUTPUTS);
-    for block in x.chunks(BLOCK * plane) {
-        let mut sums = [[[T::zero(); LANES]; VECTORS]; OUTPUTS];
-        for x in block.chunks_exact(plane) {
-            for (&tap, w) in taps.iter().zip(&mut weights) {
-                for (v, &offset) in offsets.iter().enumerate() {
-                    let x = &x[offset + tap..][..LANES];
-                    for (o, &w) in w.iter().enumerate() {
-                        let sums = &mut sums[o][v];
-                        (0..LANES).for_each(|l| sums[l] += w * x[l]);
-                    }
-                }
-            }
-        }
-        tile.iter_mut().zip(sums.as_flattened().as_flattened()).for_each(|(t, &s)| *t += s);
-    }
-}
-
-fn weight_rows_portable<T: Real>(side: usize, rows: &Rows<T>, lanes: &mut [T]) {
-    for &(p, q) in &rows.places.starts {
-        for n in 0..rows.places.vectors {
-            for v in 0..side {
-                let x = &rows.x[q + n * LANES + v..][..LANES];
-                for (o, &channel) in rows.channels.iter().enumerate() {
-                    let dz = &rows.dz[p + channel + n * LANES..][..LANES];
-                    let lanes = &mut lanes[(v * GRADIENTS + o) * LANES..][..LANES];
-                    (0..LANES).for_each(|l| lanes[l] += dz[l] * x[l]);
-                }
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::*;
-
-    use super::{
-        BLOCK, GRADIENTS, LANES, OUTPUTS, Places, Rows, TILE, VECTORS, weight_rows_portable,
-    };
-
-    pub fn tile(
-        x: &[f32],
-        plane: usize,
-        offsets: &[usize; VECTORS],
-        taps: &[usize],
-        w: &[f32],
-        tile: &mut [f32; TILE],
-    ) {
-        let channels = x.len() / plane;
-        let reach = offsets.iter().max().unwrap_or(&0) + taps.iter().max().unwrap_or(&0) + LANES;
-        assert!(reach <= plane && channels * taps.len() * OUTPUTS <= w.len());
-        // SAFETY: this function is chosen only where AVX2 and FMA are detected. Every read of x
-        // begins at most `reach − 8` into one of `channels` planes, and 6 weights are read for
-        // each channel and tap: both are inside their slices by the assertion above.
-        unsafe { tile_unchecked(x.as_ptr(), channels, plane, offsets, taps, w.as_ptr(), tile) }
-    }
-
-    // SAFETY: see `tile`, the only caller.
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile_unchecked(
-        x: *const f32,
-        channels: usize,
-        plane: usize,
-        offsets: &[usize; VECTORS],
-        taps: &[usize],
-        mut w: *const f32,
-        tile: &mut [f32; TILE],
-    ) {
-        tile.fill(0.0);
-        for block in (0..channels).step_by(BLOCK) {
-            let mut sums = [[_mm256_setzero_ps(); VECTORS]; OUTPUTS];
-            for channel in block..channels.min(block + BLOCK) {
-                for &tap in taps {
-                    // SAFETY: `tile` has checked the reach of every offset, tap and weight.
-                    unsafe {
-                        let x = x.add(channel * plane + tap);
-                        let x = offsets.map(|offset| _mm256_loadu_ps(x.add(offset)));
-                        for (o, sums) in sums.iter_mut().enumerate() {
-                            let w = _mm256_broadcast_ss(&*w.add(o));
-                            for (sum, &x) in sums.iter_mut().zip(&x) {
-                                *sum = _mm256_fmadd_ps(w, x, *sum);
-                            }
-                        }
-                        w = w.add(OUTPUTS);
-                    }
-                }
-            }
-            for (&sum, to) in sums.as_flattened().iter().zip(tile.chunks_exact_mut(LANES)) {
-                // SAFETY: each chunk of the tile holds one vector.
-                unsafe {
-                    _mm256_storeu_ps(
-                        to.as_mut_ptr(),
-                        _mm256_add_ps(_mm256_loadu_ps(to.as_ptr()), sum),
-                    )
-                }
-            }
-        }
-    }
-
-    /// Columns of taps that have their own loop: the 3×3 filters that do nearly all the work.
-    const SIDE: usize = 3;
-
-    pub fn weight_rows(side: usize, rows: &Rows<f32>, lanes: &mut [f32]) {
-        if side != SIDE {
-            return weight_rows_portable(side, rows, lanes);
-        }
-        let Places { farthest, vectors, .. } = rows.places;
-        let channel = rows.channels.iter().max().unwrap_or(&0);
-        assert!(farthest.0 + channel + vectors * LANES <= rows.dz.len());
-        assert!(farthest.1 + vectors * LANES + SIDE - 1 <= rows.x.len());
-        assert!(lanes.len() == SIDE * GRADIENTS * LANES);
-        // SAFETY: this function is chosen only where AVX2 and FMA are detected; the assertions
-        // hold the last vector of the farthest row of both arrays, and the size of the sums.
-        unsafe { weight_rows_unchecked(rows, lanes) }
-    }
-
-    // SAFETY: see `weight_rows`, the only caller.
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn weight_rows_unchecked(rows: &Rows<f32>, lanes: &mut [f32]) {
-        let mut sums = [[_mm256_setzero_ps(); GRADIENTS]; SIDE];
-        for (sum, from) in sums.as_flattened_mut().iter_mut().zip(lanes.chunks_exact(LANES)) {
-            // SAFETY: each chunk holds one vector.
-            *sum = unsafe { _mm256_loadu_ps(from.as_ptr()) };
-        }
-        for &(p, q) in &rows.places.starts {
-            for n in 0..rows.places.vectors {
-                // SAFETY: `weight_rows` has checked the reach of the farthest row.
-                unsafe {
-                    let x = rows.x.as_ptr().add(q + n * LANES);
-                    let x: [_; SIDE] = [0, 1, 2].map(|v| _mm256_loadu_ps(x.add(v)));
-                    let dz = rows.dz.as_ptr().add(p + n * LANES);
-                    let dz = rows.channels.map(|channel| _mm256_loadu_ps(dz.add(channel)));
-                    for (sums, &x) in sums.iter_mut().zip(&x) {
-                        for (sum, &dz) in sums.iter_mut().zip(&dz) {
-                            *sum = _mm256_fmadd_ps(dz, x, *sum);
+    let tiles = tile.chunks_exact_mut(OUTPUTS * VECTORS * LANES);
+    for (w, tile) in c.w.chunks_exact(c.block_len()).zip(tiles) {
+        let mut weights = w.chunks_exact(OUTPUTS);
+        for block in c.x.chunks(BLOCK * c.plane) {
+            let mut sums = [[[T::zero(); LANES]; VECTORS]; OUTPUTS];
+            for x in block.chunks_exact(c.plane) {
+                for (&tap, w) in c.taps.iter().zip(&mut weights) {
+                    for (v, &offset) in offsets.iter().enumerate() {
+                        let x = &x[offset + tap..][..LANES];
+                        for (o, &w) in w.iter().enumerate() {
+                            let sums = &mut sums[o][v];
+                            (0..LANES).for_each(|l| sums[l] += w * x[l]);
                         }
                     }
                 }
             }
+            tile.iter_mut().zip(sums.as_flattened().as_flattened()).for_each(|(t, &s)| *t += s);
         }
-        for (&sum, to) in sums.as_flattened().iter().zip(lanes.chunks_exact_mut(LANES)) {
-            // SAFETY: each chunk holds one vector.
-            unsafe { _mm256_storeu_ps(to.as_mut_ptr(), sum) }
+    }
+}
+
+fn weight_rows_portable<T: Real>(rows: &Rows<T>, lanes: &mut [T]) {
+    for (p, q) in rows.lines.iter() {
+        for (u, lanes) in lanes.chunks_exact_mut(rows.side * OUTPUTS * LANES).enumerate() {
+            for (v, lanes) in lanes.chunks_exact_mut(OUTPUTS * LANES).enumerate() {
+                for n in 0..rows.vectors {
+                    let x = &rows.x[q + u * rows.stride + v + n * LANES..][..LANES];
+                    let sums = lanes.chunks_exact_mut(LANES).zip(&rows.channels);
+                    for (sums, &channel) in sums.take(rows.outputs) {
+                        let dz = &rows.dz[p + channel + n * LANES..][..LANES];
+                        (0..LANES).for_each(|l| sums[l] += dz[l] * x[l]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(all(test, target_arch = "x86_64"))]
+mod tests {
+    use super::*;
+    use crate::random::{Purpose, Stream};
+
+    fn noise(len: usize, index: u32) -> Vec<f32> {
+        let mut stream = Stream::new(7, Purpose::Noise, index);
+        (0..len).map(|_| (stream.uniform() - 0.5) as f32).collect()
+    }
+
+    /// The loops of this machine but for the portable ones, which round twice.
+    fn vectorised() -> Vec<(&'static str, Kernels<f32>)> {
+        let mut found = kernels_f32();
+        found.pop();
+        found
+    }
+
+    #[test]
+    fn every_vector_unit_gives_the_same_bits_and_the_portable_loops_nearly_so() {
+        let (plane, taps, channels) = (200, [0, 1, 2, 24, 25, 26], 21);
+        for (blocks, offsets) in [(1, [0, 8, 16, 24]), (2, [3, 35, 80, 88])] {
+            let (x, w) = (noise(channels * plane, 0), noise(blocks * channels * 36, 1));
+            let c = Correlation { x: &x, plane, taps: &taps, w: &w };
+            let run = |kernels: &Kernels<f32>| {
+                let mut tile = [f32::NAN; TILE];
+                (kernels.tile)(&c, &offsets, &mut tile);
+                tile[..blocks * TILE / BLOCKS].to_vec()
+            };
+            let want = run(&kernels_portable());
+            for (name, kernels) in vectorised() {
+                let got = run(&kernels);
+                assert_eq!(got, run(&vectorised()[0].1), "{name}");
+                let far = got.iter().zip(&want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+                assert!(far < 1e-5, "{name}: {far}");
+            }
+        }
+    }
+
+    #[test]
+    fn weight_gradients_have_the_same_bits_on_every_vector_unit() {
+        let (height, stride, vectors) = (5, 32, 2);
+        let plane = (height + 2) * stride;
+        let (dz, x) = (noise(3 * 6 * plane, 2), noise(3 * plane, 3));
+        for outputs in [6, 2] {
+            let rows = Rows {
+                dz: &dz,
+                channels: std::array::from_fn(|o| o.min(outputs - 1) * plane),
+                outputs,
+                x: &x,
+                side: 3,
+                stride,
+                vectors,
+                lines: Lines {
+                    first: 2,
+                    count: 11,
+                    height,
+                    stride,
+                    samples: (6 * plane, plane),
+                    starts: (stride + 8, 7),
+                },
+            };
+            let run = |kernels: &Kernels<f32>| {
+                let mut lanes = vec![0.5; 9 * OUTPUTS * LANES];
+                (kernels.weight_rows)(&rows, &mut lanes);
+                let channel = |at: &usize| at / LANES % OUTPUTS < outputs;
+                (0..lanes.len()).filter(channel).map(|at| lanes[at]).collect::<Vec<_>>()
+            };
+            let want = run(&kernels_portable());
+            for (name, kernels) in vectorised() {
+                let got = run(&kernels);
+                assert_eq!(got, run(&vectorised()[0].1), "{name}");
+                let far = got.iter().zip(&want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+                assert!(far < 1e-5, "{name}: {far}");
+            }
         }
     }
 }
