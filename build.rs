@@ -1,31 +1,37 @@
-//! Building needs no CUDA compiler. With `PTYCHO_CHECK_KERNELS=1` and an nvcc at hand, every file
-//! of `kernels/` is compiled, and one that does not compile fails the build. Nothing of it is
-//! embedded: this version computes on the CPU.
+//! Compiles `kernels/` into one fatbin, which the program embeds.
+//!
+//! nvcc is looked for in NVCC, CUDA_HOME, CUDA_PATH, PATH and `.cuda/` (filled by
+//! scripts/get-nvcc). Without one the crate builds all the same, computes on the CPU alone, and
+//! says so; with `PTYCHO_REQUIRE_NVCC=1` that is an error.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// The oldest and the newest architecture that the kernels are written for.
-const ARCHITECTURES: [&str; 2] = ["sm_80", "sm_90"];
+/// Machine code for these, and PTX of the first for all that are not among them. Both kinds of architecture are there:
+/// for one with an `a`, ptxas takes more static shared memory than a kernel may have.
+const ARCHITECTURES: [&str; 3] = ["80", "90a", "100"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-env-changed=PTYCHO_CHECK_KERNELS");
-    if env::var("PTYCHO_CHECK_KERNELS").as_deref() != Ok("1") {
-        return;
-    }
     println!("cargo::rerun-if-changed=kernels");
-    for name in ["NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
+    for name in ["PTYCHO_REQUIRE_NVCC", "NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    match nvcc() {
-        Some(nvcc) => check(&nvcc),
-        None => println!(
-            "cargo::warning=kernels are not checked: no nvcc in NVCC, CUDA_HOME, CUDA_PATH, PATH \
-             or .cuda/ (scripts/get-nvcc puts one there)"
-        ),
+    println!("cargo::rerun-if-changed=.cuda/nvidia/cu13/bin/nvcc");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let (fatbin, report) = (out.join("kernels.fatbin"), out.join("ptxas.txt"));
+    println!("cargo::rustc-env=PTYCHO_PTXAS_REPORT={}", report.display());
+    if let Some(nvcc) = nvcc() {
+        return compile(&nvcc, &out, &fatbin, &report);
     }
+    let missing = "no nvcc in NVCC, CUDA_HOME, CUDA_PATH, PATH or .cuda/ (scripts/get-nvcc puts \
+                   one there)";
+    assert!(env::var("PTYCHO_REQUIRE_NVCC").as_deref() != Ok("1"), "{missing}");
+    println!("cargo::warning=built without CUDA kernels: {missing}");
+    fs::write(&fatbin, []).expect("OUT_DIR is writable");
+    fs::write(&report, []).expect("OUT_DIR is writable");
 }
 
 /// The first compiler that is there; one that is named but missing is not replaced by another.
@@ -43,25 +49,42 @@ fn nvcc() -> Option<PathBuf> {
     candidates.into_iter().find(|file| file.is_file())
 }
 
-/// Compiles every kernel for every architecture, warnings being errors.
-fn check(nvcc: &Path) {
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let files = fs::read_dir("kernels").expect("kernels/ is part of the sources");
-    let mut kernels: Vec<PathBuf> =
-        files.map(|f| f.expect("kernels/ is readable").path()).collect();
-    kernels.retain(|file| file.extension().is_some_and(|extension| extension == "cu"));
-    kernels.sort();
-    for (kernel, architecture) in
-        kernels.iter().flat_map(|kernel| ARCHITECTURES.map(|architecture| (kernel, architecture)))
-    {
-        let status = Command::new(nvcc)
-            .args(["-std=c++17", "-O3", "-cubin", "-Werror", "all-warnings"])
-            .arg(format!("-arch={architecture}"))
-            .arg("-o")
-            .arg(out.join("check.cubin"))
-            .arg(kernel)
-            .status();
-        let status = status.unwrap_or_else(|e| panic!("cannot run {}: {e}", nvcc.display()));
-        assert!(status.success(), "{} does not compile for {architecture}", kernel.display());
+/// Compiles all kernels in one call, warnings being errors, and keeps what ptxas reports of their
+/// registers and shared memory.
+fn compile(nvcc: &Path, out: &Path, fatbin: &Path, report: &Path) {
+    let source = out.join("kernels.cu");
+    fs::write(&source, together()).expect("OUT_DIR is writable");
+    let mut command = Command::new(nvcc);
+    command.args(["-std=c++17", "-O3", "-fatbin", "-Werror", "all-warnings", "-Xptxas", "-v"]);
+    command.arg("-I").arg(Path::new("kernels").canonicalize().expect("kernels/ is there"));
+    for architecture in ARCHITECTURES {
+        command.arg("-gencode").arg(format!("arch=compute_{architecture},code=sm_{architecture}"));
     }
+    let first = ARCHITECTURES[0];
+    command.arg("-gencode").arg(format!("arch=compute_{first},code=compute_{first}"));
+    command.arg("-o").arg(fatbin).arg(&source);
+    let output = command.output().unwrap_or_else(|e| panic!("cannot run {}: {e}", nvcc.display()));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the kernels do not compile:\n{text}");
+    fs::write(report, text.as_bytes()).expect("OUT_DIR is writable");
+}
+
+/// One source that includes all: headers first, then each file in a namespace of its own, because
+/// two of them may have helpers of the same name. Kernels are `extern "C"` and keep theirs.
+fn together() -> String {
+    let with = |extension: &str| {
+        let files = fs::read_dir("kernels").expect("kernels/ is part of the sources");
+        let files = files.map(|file| file.expect("kernels/ is readable").path());
+        let mut files: Vec<PathBuf> =
+            files.filter(|file| file.extension() == Some(OsStr::new(extension))).collect();
+        files.sort();
+        let stem = |file: &PathBuf| file.file_stem().and_then(OsStr::to_str).map(str::to_owned);
+        files.iter().map(stem).map(|s| s.expect("kernels have plain names")).collect::<Vec<_>>()
+    };
+    let mut text = String::from("#include \"common.cuh\"\n");
+    text.extend(with("cuh").iter().map(|name| format!("#include \"{name}.cuh\"\n")));
+    text.extend(
+        with("cu").iter().map(|name| format!("namespace {name} {{\n#include \"{name}.cu\"\n}}\n")),
+    );
+    text
 }

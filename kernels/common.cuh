@@ -1,12 +1,21 @@
 // What every kernel uses: shared memory, complex numbers, gradients, sums over a block.
 //
 // The files compile with nvcc, and with a host compiler against a header that executes them on the
-// CPU: hence SHARED and KERNEL_EXPORT, which both sides define in their way.
+// CPU: hence SHARED, SHARED_DYN and KERNEL_EXPORT, which both sides define in their way. How much
+// dynamic shared memory there is comes with the launch.
 
 #pragma once
 
+#include "prims.cuh"
+
 #ifndef SHARED
 #define SHARED(type, name, count) __shared__ type name[count]
+#endif
+
+#ifndef SHARED_DYN
+#define SHARED_DYN(type, name)                                \
+    extern __shared__ __align__(16) unsigned char dynamic_[]; \
+    type* name = reinterpret_cast<type*>(dynamic_)
 #endif
 
 #ifndef KERNEL_EXPORT

@@ -5,7 +5,7 @@ use std::path::Path;
 use ndarray::{Array2, Array3, s};
 use num_complex::Complex32;
 
-use crate::backend::{Backend, cpu::Cpu};
+use crate::backend::{Backend, Chosen};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{ModelConfig, PatchWeighting};
 use crate::data::grouping::Groups;
@@ -63,11 +63,16 @@ pub struct Network {
 }
 
 impl Network {
-    /// Takes the network out of `checkpoint`, which was read from `path`.
-    pub fn new(checkpoint: &Checkpoint, path: &Path, batch_size: usize) -> Result<Network> {
+    /// Takes the network out of `checkpoint`, which was read from `path`, to `device`.
+    pub fn new(
+        checkpoint: &Checkpoint,
+        path: &Path,
+        batch_size: usize,
+        device: &Chosen,
+    ) -> Result<Network> {
         let learned: Learned = state::part(checkpoint, "learned", path)?;
         let plan = plans::inference(&learned.model, batch_size);
-        let mut backend: Box<dyn Backend> = Box::new(Cpu::<f32>::new(plan.plan.clone()));
+        let mut backend = device.open(plan.plan.clone())?;
         state::apply(backend.as_mut(), checkpoint, path)?;
         backend.write(plan.training, &[0.0])?;
         let probe =
@@ -199,7 +204,7 @@ fn centre(image: &Array2<f32>, side: usize) -> Array2<f32> {
 }
 
 /// Least taper: a pixel that only the corner of a crop covers is still covered.
-const TAPER_FLOOR: f64 = 1e-6;
+const TAPER_FLOOR: f64 = 1e-4;
 
 /// A squared Hann window about pixel (side/2, side/2), [side, side], nowhere 0.
 fn taper(side: usize) -> Array2<f32> {

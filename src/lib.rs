@@ -6,9 +6,10 @@
 //! are stitched into one object.
 //!
 //! ```no_run
+//! use ptycho_gpu::backend;
 //! use ptycho_gpu::checkpoint::Checkpoint;
 //! use ptycho_gpu::cli::train;
-//! use ptycho_gpu::config::PatchWeighting;
+//! use ptycho_gpu::config::{Device, PatchWeighting};
 //! use ptycho_gpu::data::{LoadOptions, load};
 //! use ptycho_gpu::infer::{Network, Options};
 //! use ptycho_gpu::stitch::Orientation;
@@ -25,7 +26,8 @@
 //!
 //! let scan = load("scan.npz".as_ref(), &LoadOptions::default())?;
 //! let path = "run/checkpoints/best.safetensors".as_ref();
-//! let mut network = Network::new(&Checkpoint::load(path)?, path, 16)?;
+//! let device = backend::choose(Device::Auto)?;
+//! let mut network = Network::new(&Checkpoint::load(path)?, path, 16, &device)?;
 //! let result = network.reconstruct(
 //!     &scan,
 //!     &Options {
@@ -85,6 +87,7 @@ pub mod error;
 pub mod graph;
 pub mod infer;
 pub mod launch;
+pub mod measure;
 pub mod metrics;
 pub mod models;
 pub mod ops;

@@ -4,14 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use ptycho_gpu::graph::{Graph, Value};
 use ptycho_gpu::launch::{Arg, Launch};
-use ptycho_gpu::ops::misfit::{Measured, Normalise};
-use ptycho_gpu::ops::{
-    fft2::fft2, gather::gather, illuminate::illuminate, intensity::intensity, mae::mae,
-    poisson::poisson, polar::polar, scale::scale, weighted_sum::weighted_sum,
-};
-use ptycho_gpu::plan::Plan;
+use ptycho_gpu::measure::cases::{Size, all};
 
 #[test]
 fn every_launch_passes_what_its_kernel_declares() {
@@ -39,32 +33,11 @@ fn kind(arg: &Arg) -> char {
     }
 }
 
-/// The launches of a training step that holds every op with a kernel.
+/// The launches of every op, small and large, forward and backward.
 fn launches() -> Vec<Launch> {
-    let mut g = Graph::default();
-    let loss = step(&mut g);
-    let seed = g.input("seed", &[1]);
-    g.differentiate(loss, seed);
-    Plan::new(g).steps.iter().flat_map(|step| step.op.launches()).collect()
-}
-
-fn step(g: &mut Graph) -> Value {
-    let (data, index) = (g.input("data", &[7, 4, 4]), g.input("index", &[2, 3]));
-    let (scan, gain) = (g.input("scan", &[2]), g.input("gain", &[2]));
-    let (dose, mask) = (g.input("dose", &[2]), g.input("mask", &[1, 4, 4]));
-    let amplitude = gather(g, data, index);
-    let (a, phase) = (g.param("a", &[2, 3, 4, 4]), g.param("phase", &[2, 3, 4, 4]));
-    let a = scale(g, a, gain);
-    let object = polar(g, a, phase);
-    let probe = g.param("probe", &[1, 2, 4, 4, 2]);
-    let exit = illuminate(g, object, probe, scan);
-    let far = fft2(g, exit);
-    let i = intensity(g, far);
-    let seen = Measured { amplitude, dose, mask, scan };
-    let nll = poisson(g, i, seen, 0.1, Normalise::ValidPixels);
-    let error = mae(g, i, seen, Normalise::Sum);
-    let weight = g.input("weight", &[2]);
-    weighted_sum(g, vec![(nll, 1.0), (error, 0.5)], weight)
+    let sizes = [Size::SMALL, Size::PRODUCTION];
+    let plans = all().into_iter().flat_map(|case| sizes.map(|size| case.plan(&size).plan));
+    plans.flat_map(|plan| plan.steps).flat_map(|step| step.op.launches()).collect()
 }
 
 /// The entry points of `kernels/*.cu`, each with the kinds of its arguments.
@@ -93,5 +66,22 @@ fn declared(argument: &str) -> char {
         a if a.starts_with("int ") => 'i',
         a if a.starts_with("float ") => 'f',
         a => panic!("a kernel takes buffers, ints and floats, not `{a}`"),
+    }
+}
+
+#[test]
+fn every_op_of_a_training_step_has_kernels() {
+    for case in all() {
+        for step in case.plan(&Size::SMALL).plan.steps {
+            assert!(!step.op.launches().is_empty(), "{} of {}", step.op.name(), case.name);
+        }
+    }
+}
+
+#[test]
+fn no_launch_is_empty() {
+    for launch in launches() {
+        let threads = launch.grid.iter().all(|&n| n > 0) && (1..=1024).contains(&launch.block);
+        assert!(threads, "{}: {:?} blocks of {}", launch.kernel, launch.grid, launch.block);
     }
 }

@@ -1,6 +1,12 @@
 //! Where a plan runs. Chosen once, when a job starts.
 
 pub mod cpu;
+pub mod cuda;
+
+use std::fmt;
+
+use cpu::Cpu;
+use cuda::Cuda;
 
 use crate::config::Device;
 use crate::graph::{Stage, Value};
@@ -19,21 +25,53 @@ pub trait Backend {
 
     /// Runs the steps of one stage, in order. May return before the device is done.
     fn run(&mut self, stage: Stage) -> Result<()>;
+
+    /// Waits until the device is done.
+    fn wait(&mut self) -> Result<()>;
 }
 
-/// Whether `device` can be used. `auto` falls to the CPU; a device that is asked for by name and
-/// is not there is an error, never another device.
-pub fn check(device: Device) -> Result<()> {
-    match device {
-        Device::Auto | Device::Cpu => Ok(()),
-        Device::Cuda(_) => Err(Error::Device(format!(
-            "--device {device} was asked for, but this version computes on the CPU alone: use \
-             --device cpu or --device auto"
-        ))),
+/// A device that was looked for and found.
+#[derive(Clone, Debug)]
+pub enum Chosen {
+    Cpu,
+    Cuda(cuda::Device),
+}
+
+impl Chosen {
+    /// Allocates `plan` there.
+    pub fn open(&self, plan: Plan) -> Result<Box<dyn Backend>> {
+        Ok(match self {
+            Chosen::Cpu => Box::new(Cpu::<f32>::new(plan)),
+            Chosen::Cuda(device) => Box::new(Cuda::new(device.index, plan)?),
+        })
     }
 }
 
-/// What computes, in words.
-pub fn describe() -> String {
-    format!("CPU, {} threads", rayon::current_num_threads())
+impl fmt::Display for Chosen {
+    /// What computes, in words.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Chosen::Cpu => write!(f, "CPU, {} threads", rayon::current_num_threads()),
+            Chosen::Cuda(device) => device.fmt(f),
+        }
+    }
+}
+
+/// Finds `device`. `auto` falls to the CPU; a device that is asked for by name and cannot be used
+/// is an error, never another device.
+pub fn choose(device: Device) -> Result<Chosen> {
+    match device {
+        Device::Cpu => Ok(Chosen::Cpu),
+        Device::Cuda(index) => match cuda::Device::find(index) {
+            Ok(found) => Ok(Chosen::Cuda(found)),
+            Err(why) => Err(Error::Device(format!("--device {device} cannot be used: {why}"))),
+        },
+        Device::Auto => Ok(match cuda::Device::find(0) {
+            Ok(device) => Chosen::Cuda(device),
+            Err(why) => {
+                log::debug!("computing on the CPU: {why}");
+                Chosen::Cpu
+            }
+        }),
+    }
 }

@@ -149,11 +149,11 @@ pub fn run(args: Args) -> Result<()> {
 pub fn infer(args: &Args) -> Result<DataSpace> {
     args.validate()?;
     args.compat.notes().iter().for_each(|note| log::info!("{note}"));
-    backend::check(args.device)?;
+    let device = backend::choose(args.device)?;
     let started = Instant::now();
     let path = checkpoint::find(&args.model_path, args.checkpoint.into())?;
     let checkpoint = Checkpoint::load(&path)?;
-    let mut network = Network::new(&checkpoint, &path, args.batch_size)?;
+    let mut network = Network::new(&checkpoint, &path, args.batch_size, &device)?;
     let (input_domain, nphotons, order) = (args.input_domain, args.nphotons, args.order);
     let scan = data::load(&args.test_data, &LoadOptions { input_domain, nphotons, order })?;
     let folder = &args.output_dir;
@@ -164,7 +164,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let figures = metrics::data_space(&result.explained(&scan))?;
     let patterns = result.indices.len();
     let mut record = RunRecord::new("infer");
-    record.input(&scan).device(&backend::describe()).set("checkpoint", path.to_string_lossy());
+    record.input(&scan).device(&device.to_string()).set("checkpoint", path.to_string_lossy());
     record.set("weights_sha256", checkpoint.weights_digest("")).set("model", network.model());
     record.set("input_scale", result.input_scale).set("gauge", result.gauge);
     record.timing("network_and_stitching_seconds", seconds);

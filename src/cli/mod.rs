@@ -4,12 +4,14 @@ use clap::{Parser, Subcommand};
 
 use crate::Result;
 
+pub mod bench;
 pub mod demo;
 pub mod evaluate;
 pub mod fixture;
 pub mod infer;
 pub mod inspect;
 pub mod plan;
+pub mod selftest;
 pub mod simulate;
 pub mod train;
 
@@ -39,6 +41,10 @@ pub enum Command {
     Plan(plan::Args),
     /// Simulate a scan, train on it, reconstruct it, and measure the result
     Demo(demo::Args),
+    /// Check every op of this machine's device against double precision on the CPU
+    Selftest(selftest::Args),
+    /// Measure how fast every op and whole steps are on this machine
+    Bench(bench::Args),
 }
 
 impl Cli {
@@ -57,6 +63,8 @@ impl Cli {
             Command::Fixture(args) => fixture::run(args),
             Command::Plan(args) => plan::run(args),
             Command::Demo(args) => demo::run(args),
+            Command::Selftest(args) => selftest::run(args),
+            Command::Bench(args) => bench::run(args),
         }
     }
 }

@@ -101,7 +101,7 @@ pub struct Args {
     /// Rule that turns a gradient into a step [default: adam]
     #[arg(long, visible_alias = "optimiser", ignore_case = true, help_heading = "Optimiser")]
     pub optimizer: Option<Optimiser>,
-    /// Learning rate before the schedule [default: 1e-3]
+    /// Learning rate before the schedule [default: 1e-3, less for steps of under 16 groups]
     #[arg(long, value_parser = finite, value_name = "RATE", help_heading = "Optimiser")]
     pub learning_rate: Option<f64>,
     /// Decay of Adam's first moment [default: 0.9]
@@ -161,7 +161,7 @@ pub struct Args {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_name = "BOOL", help_heading = "Optimiser")]
     pub probe_trainable: Option<bool>,
-    /// Learning rate of the probe, in units of its rms amplitude [default: 1e-2]
+    /// Learning rate of the probe, in units of its rms amplitude [default: 2e-3]
     #[arg(long, value_parser = finite, value_name = "RATE", help_heading = "Optimiser")]
     pub probe_learning_rate: Option<f64>,
 
@@ -250,7 +250,7 @@ pub fn train(args: &Args) -> Result<Outcome> {
     // The file may ask for quiet too.
     report::log::init(draft.run.quiet);
     args.compat.notes().iter().for_each(|note| log::info!("{note}"));
-    backend::check(draft.run.device)?;
+    let device = backend::choose(draft.run.device)?;
     let folder = &draft.run.output_dir;
     let _guard = OutputFolder::create(folder)?;
     let (train, test) = load(&draft.data)?;
@@ -261,13 +261,13 @@ pub fn train(args: &Args) -> Result<Outcome> {
     };
     let resolved = config::resolve(args, &facts)?;
     let mut record = RunRecord::new("train");
-    record.configuration(&resolved).device(&backend::describe()).seed(resolved.config.run.seed);
+    record.configuration(&resolved).device(&device.to_string()).seed(resolved.config.run.seed);
     train.iter().chain(&test).for_each(|scan| {
         record.input(scan);
     });
     record.timing("load_seconds", started.elapsed().as_secs_f64());
     let planning = Instant::now();
-    let mut trainer = Trainer::new(train, test, &resolved)?;
+    let mut trainer = Trainer::new(train, test, &resolved, &device)?;
     record.timing("plan_seconds", planning.elapsed().as_secs_f64());
     match trainer.resumed_from() {
         Some(checkpoint) => {

@@ -191,7 +191,7 @@ impl Default for OptimiserConfig {
             gradient_clip_algorithm: ClipAlgorithm::Norm,
             accumulate_grad_batches: 1,
             probe_trainable: false,
-            probe_learning_rate: 1e-2,
+            probe_learning_rate: 2e-3,
         }
     }
 }

@@ -83,6 +83,7 @@ fn merge(args: &Args, dataset: Option<&DatasetFacts>) -> Result<Resolved> {
     layers.apply(from_flags(args)?, Origin::Flag)?;
     let mut resolved = layers.finish()?;
     fit_neighbours(&mut resolved);
+    fit_learning_rate(&mut resolved);
     validate::check(&resolved, dataset, args.config.as_deref())?;
     Ok(resolved)
 }
@@ -92,6 +93,19 @@ fn fit_neighbours(resolved: &mut Resolved) {
     if resolved.origins.get("neighbor_count") == Some(&Origin::Default) {
         let gridsize = resolved.config.model.gridsize;
         resolved.config.data.neighbor_count = grouping::default_neighbor_count(gridsize);
+    }
+}
+
+/// Groups in a step from which on the default learning rate stays what it is.
+const FULL_STEP: f64 = 16.0;
+
+/// The default learning rate falls with the size of a step: small steps are noisy, and at the full
+/// rate the encoder of a large network dies in the first of them (docs/defaults.md).
+fn fit_learning_rate(resolved: &mut Resolved) {
+    if resolved.origins.get("learning_rate") == Some(&Origin::Default) {
+        let optimiser = &mut resolved.config.optimiser;
+        let groups = resolved.config.run.batch_size * optimiser.accumulate_grad_batches;
+        optimiser.learning_rate *= (groups as f64 / FULL_STEP).min(1.0);
     }
 }
 

@@ -132,7 +132,7 @@ fn optimiser(problems: &mut Problems, o: &OptimiserConfig) {
     }
     positive(problems, "accumulate_grad_batches", o.accumulate_grad_batches, "1 = every batch");
     let rate = o.probe_learning_rate;
-    within(problems, "probe_learning_rate", rate, rate > 0.0, "above 0; 1e-2 is the default");
+    within(problems, "probe_learning_rate", rate, rate > 0.0, "above 0; 2e-3 is the default");
 }
 
 fn schedule(problems: &mut Problems, o: &OptimiserConfig, max_epochs: usize) {

@@ -13,6 +13,7 @@ use super::Operation;
 use super::reduce::{sign, sum_pairs};
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct AbsoluteError {
@@ -20,6 +21,7 @@ pub struct AbsoluteError {
     target: Value,
     total: Value,
     wrapped: bool,
+    samples: usize,
     /// Elements of one sample.
     len: usize,
 }
@@ -42,10 +44,10 @@ pub fn absolute_phase_error(g: &mut Graph, x: Value, target: Value) -> Value {
 }
 
 fn push(g: &mut Graph, x: Value, target: Value, wrapped: bool) -> Value {
-    let [b, c, h, w] = g.dims(x);
-    assert_eq!(g.dims(target), [b, c, h, w], "a target for each pixel");
-    let total = g.work("absolute_error", &[b]);
-    g.push(AbsoluteError { x, target, total, wrapped, len: c * h * w });
+    let [samples, c, h, w] = g.dims(x);
+    assert_eq!(g.dims(target), [samples, c, h, w], "a target for each pixel");
+    let total = g.work("absolute_error", &[samples]);
+    g.push(AbsoluteError { x, target, total, wrapped, samples, len: c * h * w });
     total
 }
 
@@ -83,6 +85,14 @@ impl Operation for AbsoluteError {
             *total = T::of(sum_pairs(x, target, |x, t| Float::abs(self.difference(x, t))));
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let AbsoluteError { x, target, total, wrapped, samples, len } = *self;
+        let launch = Launch::blocks("absolute_error_forward", samples)
+            .buffers([x, target, total])
+            .ints([wrapped.into(), len]);
+        vec![launch]
+    }
 }
 
 impl Operation for AbsoluteErrorBackward {
@@ -104,5 +114,14 @@ impl Operation for AbsoluteErrorBackward {
                 put(dx, self.dx.accumulate, share);
             }
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let AbsoluteError { x, target, wrapped, samples, len, .. } = self.forward;
+        let (total, Grad { value, accumulate }) = (samples * len, self.dx);
+        let launch = Launch::elements("absolute_error_backward", total)
+            .buffers([x, target, self.dtotal, value])
+            .ints([wrapped.into(), len, total, accumulate.into()]);
+        vec![launch]
     }
 }

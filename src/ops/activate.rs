@@ -12,10 +12,12 @@ use super::Operation;
 use super::reduce::TILE;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 /// ln(e − 1): softplus of it is 1.
 const SOFTPLUS_ONE: f64 = 0.541_324_854_612_918_1;
 
+/// The kernels know each by its place in this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// max(x, 0)
@@ -35,6 +37,8 @@ pub struct Activate {
     x: Value,
     y: Value,
     activation: Activation,
+    /// Elements of `x`.
+    total: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -48,7 +52,7 @@ pub struct ActivateBackward {
 pub fn activate(g: &mut Graph, x: Value, activation: Activation) -> Value {
     let shape = g.shape(x).to_vec();
     let y = g.work("activate", &shape);
-    g.push(Activate { x, y, activation });
+    g.push(Activate { x, y, activation, total: g.len(x) });
     y
 }
 
@@ -96,6 +100,14 @@ impl Operation for Activate {
             Activation::PiTanh => map(x, y, |x| pi * x.tanh()),
         }
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Activate { x, y, activation, total } = *self;
+        let launch = Launch::elements("activate_forward", total)
+            .buffers([x, y])
+            .ints([activation as usize, total]);
+        vec![launch]
+    }
 }
 
 fn map<T: Real>(x: &[T], y: &mut [T], f: impl Fn(T) -> T + Sync) {
@@ -132,6 +144,15 @@ impl Operation for ActivateBackward {
                 dy * pi * (one - t * t)
             }),
         }
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Activate { x, activation, total, .. } = self.forward;
+        let Grad { value, accumulate } = self.dx;
+        let launch = Launch::elements("activate_backward", total)
+            .buffers([x, self.dy, value])
+            .ints([activation as usize, total, accumulate.into()]);
+        vec![launch]
     }
 }
 

@@ -9,8 +9,10 @@
 use rayon::prelude::*;
 
 use super::Operation;
+use super::accumulate::flat_len;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
+use crate::launch::Launch;
 
 /// What does not change from step to step.
 #[derive(Clone, Copy, Debug)]
@@ -29,11 +31,13 @@ pub struct Adam {
     regions: [Value; 4],
     control: Value,
     constants: Constants,
+    total: usize,
 }
 
 /// Flat regions p, g, m, v; `control` holds [η, 1 − β₁ᵗ, 1 − β₂ᵗ].
 pub fn adam(g: &mut Graph, regions: [Value; 4], control: Value, constants: Constants) {
-    g.push(Adam { regions, control, constants });
+    let total = flat_len(g, regions[0]);
+    g.push(Adam { regions, control, constants, total });
 }
 
 impl Operation for Adam {
@@ -62,5 +66,15 @@ impl Operation for Adam {
             *v = beta2 * *v + (one - beta2) * g * g;
             *p = kept * *p - rate * (*m / bias1) / ((*v / bias2).sqrt() + epsilon);
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Adam { regions: [p, g, m, v], control, constants: c, total } = *self;
+        let Constants { beta1, beta2, epsilon, weight_decay, decoupled } = c;
+        let launch = Launch::elements("adam_forward", total)
+            .buffers([g, control, p, m, v])
+            .ints([total, decoupled.into()])
+            .floats([beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon, weight_decay]);
+        vec![launch]
     }
 }

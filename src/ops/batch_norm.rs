@@ -13,6 +13,7 @@ use super::Operation;
 use super::reduce::{sum, sum_pairs};
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 /// ε, in the unit of x²: keeps r finite on a constant channel.
 const FLOOR: f64 = 1e-5;
@@ -31,6 +32,7 @@ pub struct BatchNorm {
     /// μ and r of each channel, [C, 2].
     used: Value,
     y: Value,
+    samples: usize,
     channels: usize,
     pixels: usize,
 }
@@ -58,7 +60,7 @@ pub fn batch_norm(
     running_var: Value,
     training: Value,
 ) -> Value {
-    let [_, channels, h, w] = g.dims(x);
+    let [samples, channels, h, w] = g.dims(x);
     for v in [gamma, beta, running_mean, running_var] {
         assert_eq!(g.dims(v), [channels], "{} holds one number per channel", g.name(v));
     }
@@ -76,6 +78,7 @@ pub fn batch_norm(
         training,
         used,
         y,
+        samples,
         channels,
         pixels,
     });
@@ -88,6 +91,11 @@ fn planes<T: Real>(x: &[T], c: usize, channels: usize, n: usize) -> impl Iterato
 }
 
 impl BatchNorm {
+    /// Numbers of one channel.
+    fn count(&self) -> usize {
+        self.samples * self.pixels
+    }
+
     /// μ and r of every channel; moves the running statistics in training.
     fn cpu_statistics<T: Real>(&self, mem: &mut Mem<T>) {
         let (mean, var) = (self.running_mean, self.running_var);
@@ -142,6 +150,18 @@ impl Operation for BatchNorm {
             x.iter().zip(y).for_each(|(&x, y)| *y = (x - mean) * scale + beta);
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let BatchNorm { x, used, channels, pixels, .. } = *self;
+        let (count, total) = (self.count(), self.count() * channels);
+        let statistics = Launch::blocks("batch_norm_statistics", channels)
+            .buffers([x, self.running_mean, self.running_var, self.training, used])
+            .ints([channels, pixels, count]);
+        let forward = Launch::elements("batch_norm_forward", total)
+            .buffers([x, self.gamma, self.beta, used, self.y])
+            .ints([channels, pixels, total]);
+        vec![statistics, forward]
+    }
 }
 
 impl Operation for BatchNormBackward {
@@ -165,6 +185,28 @@ impl Operation for BatchNormBackward {
         if let Some(d) = self.dx {
             self.cpu_x(mem, d);
         }
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let BatchNorm { x, gamma, used, channels, pixels, .. } = self.forward;
+        let count = self.forward.count();
+        let total = count * channels;
+        let sums = Launch::blocks("batch_norm_sums", channels)
+            .buffers([x, used, self.dy, self.sums])
+            .ints([channels, pixels, count]);
+        let affine = [(self.dbeta, 0), (self.dgamma, 1)].into_iter().filter_map(|(d, which)| {
+            let Grad { value, accumulate } = d?;
+            let launch = Launch::elements("batch_norm_backward_affine", channels)
+                .buffers([self.sums, value])
+                .ints([which, channels, accumulate.into()]);
+            Some(launch)
+        });
+        let to_x = self.dx.map(|d| {
+            Launch::elements("batch_norm_backward", total)
+                .buffers([x, gamma, used, self.sums, self.dy, d.value])
+                .ints([channels, pixels, count, total, d.accumulate.into()])
+        });
+        std::iter::once(sums).chain(affine).chain(to_x).collect()
     }
 }
 

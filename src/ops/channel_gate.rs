@@ -11,12 +11,14 @@ use super::activate::sigmoid;
 use super::reduce::sum_pairs;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct ChannelGate {
     x: Value,
     m: Value,
     y: Value,
+    samples: usize,
     channels: usize,
     pixels: usize,
 }
@@ -31,10 +33,10 @@ pub struct ChannelGateBackward {
 
 /// [B, C, H, W] images and [2B, C, 1, 1] logits, two rows per sample → [B, C, H, W].
 pub fn channel_gate(g: &mut Graph, x: Value, m: Value) -> Value {
-    let [b, channels, h, w] = g.dims(x);
-    assert_eq!(g.dims(m), [2 * b, channels, 1, 1], "two rows of logits for each sample");
-    let y = g.work("channel_gate", &[b, channels, h, w]);
-    g.push(ChannelGate { x, m, y, channels, pixels: h * w });
+    let [samples, channels, h, w] = g.dims(x);
+    assert_eq!(g.dims(m), [2 * samples, channels, 1, 1], "two rows of logits for each sample");
+    let y = g.work("channel_gate", &[samples, channels, h, w]);
+    g.push(ChannelGate { x, m, y, samples, channels, pixels: h * w });
     y
 }
 
@@ -70,6 +72,15 @@ impl Operation for ChannelGate {
             y.iter_mut().zip(x).for_each(|(y, &x)| *y = u * x);
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let ChannelGate { x, m, y, samples, channels, pixels } = *self;
+        let total = samples * channels * pixels;
+        let launch = Launch::elements("channel_gate_forward", total)
+            .buffers([x, m, y])
+            .ints([channels, pixels, total]);
+        vec![launch]
+    }
 }
 
 impl Operation for ChannelGateBackward {
@@ -88,6 +99,22 @@ impl Operation for ChannelGateBackward {
         if let Some(d) = self.dm {
             self.cpu_m(mem, d);
         }
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let ChannelGate { x, m, samples, channels, pixels, .. } = self.forward;
+        let total = samples * channels * pixels;
+        let to_image = self.dx.map(|d| {
+            Launch::elements("channel_gate_backward_image", total)
+                .buffers([m, self.dy, d.value])
+                .ints([channels, pixels, total, d.accumulate.into()])
+        });
+        let to_logits = self.dm.map(|d| {
+            Launch::blocks("channel_gate_backward_logits", samples * channels)
+                .buffers([x, m, self.dy, d.value])
+                .ints([channels, pixels, d.accumulate.into()])
+        });
+        to_image.into_iter().chain(to_logits).collect()
     }
 }
 

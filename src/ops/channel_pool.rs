@@ -12,11 +12,13 @@ use super::Operation;
 use super::reduce::{maximum, sum};
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct ChannelPool {
     x: Value,
     pooled: Value,
+    samples: usize,
     channels: usize,
     pixels: usize,
 }
@@ -30,9 +32,9 @@ pub struct ChannelPoolBackward {
 
 /// [B, C, H, W] → [2B, C, 1, 1]; row 2b holds the means of sample b, row 2b + 1 its maxima.
 pub fn channel_pool(g: &mut Graph, x: Value) -> Value {
-    let [b, channels, h, w] = g.dims(x);
-    let pooled = g.work("channel_pool", &[2 * b, channels, 1, 1]);
-    g.push(ChannelPool { x, pooled, channels, pixels: h * w });
+    let [samples, channels, h, w] = g.dims(x);
+    let pooled = g.work("channel_pool", &[2 * samples, channels, 1, 1]);
+    g.push(ChannelPool { x, pooled, samples, channels, pixels: h * w });
     pooled
 }
 
@@ -64,6 +66,14 @@ impl Operation for ChannelPool {
             });
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let ChannelPool { x, pooled, samples, channels, pixels } = *self;
+        let launch = Launch::blocks("channel_pool_forward", samples * channels)
+            .buffers([x, pooled])
+            .ints([channels, pixels]);
+        vec![launch]
+    }
 }
 
 impl Operation for ChannelPoolBackward {
@@ -76,7 +86,7 @@ impl Operation for ChannelPoolBackward {
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
-        let ChannelPool { x, pooled, channels, pixels: n } = self.forward;
+        let ChannelPool { x, pooled, channels, pixels: n, .. } = self.forward;
         let [x, pooled, dpooled, dx] = mem.get([x, pooled, self.dpooled, self.dx.value]);
         let (pooled, dpooled) = (&*pooled, &*dpooled);
         let planes = dx.par_chunks_mut(n).zip(x.par_chunks(n)).enumerate();
@@ -89,5 +99,13 @@ impl Operation for ChannelPoolBackward {
                 dx[first] += dpooled[max];
             }
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let ChannelPool { x, pooled, samples, channels, pixels } = self.forward;
+        let launch = Launch::blocks("channel_pool_backward", samples * channels)
+            .buffers([x, pooled, self.dpooled, self.dx.value])
+            .ints([channels, pixels, self.dx.accumulate.into()]);
+        vec![launch]
     }
 }

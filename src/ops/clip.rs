@@ -9,9 +9,11 @@
 use rayon::prelude::*;
 
 use super::Operation;
-use super::global_norm::sum_of_squares;
+use super::accumulate::flat_len;
+use super::global_norm::{CHUNK, WIDE, sum_of_squares};
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
+use crate::launch::Launch;
 
 /// Keeps the factor finite when all gradients are 0.
 const NORM_FLOOR: f64 = 1e-6;
@@ -35,11 +37,19 @@ pub struct Clip {
     rule: Rule,
     gradients: Vec<Value>,
     limit: f64,
+    /// Elements of each gradient.
+    totals: Vec<usize>,
+    /// Partial sums of the kernels of the adaptive rule, of one tensor after the other.
+    partial: Option<Value>,
 }
 
 /// Clips `gradients` (flat regions, or tensors for [`Rule::Adaptive`]) in place.
 pub fn clip(g: &mut Graph, rule: Rule, gradients: &[Value], limit: f64) {
-    g.push(Clip { rule, gradients: gradients.to_vec(), limit });
+    let totals: Vec<usize> = gradients.iter().map(|&v| flat_len(g, v)).collect();
+    let partials = totals.iter().map(|total| total.div_ceil(CHUNK)).max().unwrap_or(0);
+    let adaptive = matches!(rule, Rule::Adaptive(_));
+    let partial = adaptive.then(|| g.work("partial sums of norms", &[2 * WIDE * partials]));
+    g.push(Clip { rule, gradients: gradients.to_vec(), limit, totals, partial });
 }
 
 impl Operation for Clip {
@@ -53,7 +63,7 @@ impl Operation for Clip {
     }
 
     fn writes(&self) -> Vec<Value> {
-        self.gradients.clone()
+        self.gradients.iter().copied().chain(self.partial).collect()
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
@@ -76,6 +86,47 @@ impl Operation for Clip {
             }
         }
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let mut launches = Vec::new();
+        for (i, (&gradient, &total)) in self.gradients.iter().zip(&self.totals).enumerate() {
+            if total == 0 {
+                continue;
+            }
+            let finish = |l: Launch| l.buffers([gradient]).ints([total]).floats([self.limit]);
+            match &self.rule {
+                Rule::Norm(norm) => {
+                    let launch = Launch::elements("clip_norm", total).buffers([*norm]);
+                    launches.push(finish(launch));
+                }
+                Rule::Value => launches.push(finish(Launch::elements("clip_value", total))),
+                Rule::Adaptive(params) => {
+                    let partial = self.partial.expect("the adaptive rule has partial sums");
+                    launches.extend(adaptive(gradient, params[i], partial, total, self.limit));
+                }
+            }
+        }
+        launches
+    }
+}
+
+/// The sums of one tensor, then its clipping.
+fn adaptive(
+    gradient: Value,
+    param: Value,
+    partial: Value,
+    total: usize,
+    limit: f64,
+) -> [Launch; 2] {
+    let partials = total.div_ceil(CHUNK);
+    let sums = Launch::blocks("clip_adaptive_partial", partials)
+        .buffers([gradient, param, partial])
+        .ints([CHUNK, total]);
+    let shrink = Launch::elements("clip_adaptive", total)
+        .buffers([partial, gradient])
+        .ints([partials, total])
+        .floats([limit]);
+    [sums, shrink]
 }
 
 fn scale<T: Real>(x: &mut [T], factor: f64) {

@@ -10,12 +10,14 @@ use super::Operation;
 use super::bilinear::Shift2;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Extract {
     canvas: Value,
     offsets: Value,
     patches: Value,
+    batch: usize,
     channels: usize,
     side: usize,
     canvas_side: usize,
@@ -30,16 +32,16 @@ pub struct ExtractBackward {
 
 /// [B, S, S, 2] canvas and [B, C, 2] offsets (x, y) in pixels → [B, C, N, N, 2] patches, N = `side`.
 pub fn extract(g: &mut Graph, canvas: Value, offsets: Value, side: usize) -> Value {
-    let [b, canvas_side, w, re_im] = g.dims(canvas);
+    let [batch, canvas_side, w, re_im] = g.dims(canvas);
     let [ob, channels, xy] = g.dims(offsets);
     assert_eq!((w, re_im), (canvas_side, 2), "a canvas is square and complex");
-    assert_eq!((ob, xy), (b, 2), "one offset for each patch");
+    assert_eq!((ob, xy), (batch, 2), "one offset for each patch");
     assert!(
         canvas_side >= side && (canvas_side - side).is_multiple_of(2),
         "a patch has a place in the middle of the canvas"
     );
-    let patches = g.work("patches", &[b, channels, side, side, 2]);
-    g.push(Extract { canvas, offsets, patches, channels, side, canvas_side });
+    let patches = g.work("patches", &[batch, channels, side, side, 2]);
+    g.push(Extract { canvas, offsets, patches, batch, channels, side, canvas_side });
     patches
 }
 
@@ -78,6 +80,15 @@ impl Operation for Extract {
             }
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Extract { canvas, offsets, patches, batch, channels, side, canvas_side } = *self;
+        let total = batch * channels * side * side;
+        let launch = Launch::elements("extract_forward", total)
+            .buffers([canvas, offsets, patches])
+            .ints([channels, side, canvas_side, total]);
+        vec![launch]
+    }
 }
 
 impl Operation for ExtractBackward {
@@ -108,5 +119,14 @@ impl Operation for ExtractBackward {
                 }
             }
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Extract { offsets, batch, channels, side, canvas_side, .. } = self.forward;
+        let (d, total) = (self.dcanvas, batch * canvas_side * canvas_side);
+        let launch = Launch::elements("extract_backward", total)
+            .buffers([offsets, self.dpatches, d.value])
+            .ints([channels, side, canvas_side, total, d.accumulate.into()]);
+        vec![launch]
     }
 }

@@ -11,14 +11,27 @@ use rustfft::{Fft, FftDirection};
 use super::Operation;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Graph, Value};
+use crate::launch::Launch;
 
 /// Side of the square that a transpose moves at once: two of them fit in the first-level cache.
 const TILE: usize = 16;
+
+/// The largest power of two whose frames fit the shared memory of a GPU.
+const FRAME_SIDE: usize = 128;
+
+/// Complex numbers in shared memory where they do not; the longest line that a block can take.
+const BLOCK_NUMBERS: usize = 4096;
+
+/// Bytes of a complex number on a GPU.
+const COMPLEX: usize = 2 * size_of::<f32>();
 
 #[derive(Clone, Debug)]
 pub struct Fft2 {
     x: Value,
     y: Value,
+    /// What the kernels keep between rows and columns, unless a block holds a whole frame.
+    rows: Option<Value>,
+    frames: usize,
     side: usize,
     inverse: bool,
     /// Add to `y` instead of overwriting it: `y` is a gradient.
@@ -33,8 +46,58 @@ pub fn fft2(g: &mut Graph, x: Value) -> Value {
     };
     assert_eq!(rows, side, "frames of {} are square", g.name(x));
     let y = g.work("far field", &shape);
-    g.push(Fft2 { x, y, side, inverse: false, accumulate: false });
+    push(g, x, y, side, false, false);
     y
+}
+
+fn push(g: &mut Graph, x: Value, y: Value, side: usize, inverse: bool, accumulate: bool) {
+    let (shape, frames) = (g.shape(x).to_vec(), g.len(x) / (2 * side * side));
+    let rows = (!fits(side)).then(|| g.work("transformed rows", &shape));
+    g.push(Fft2 { x, y, rows, frames, side, inverse, accumulate });
+}
+
+/// Whether one block transforms a whole frame.
+fn fits(side: usize) -> bool {
+    side.is_power_of_two() && side <= FRAME_SIDE
+}
+
+impl Fft2 {
+    /// One block for each frame.
+    fn launch_frames(&self) -> Launch {
+        let (n, bits) = (self.side, self.side.ilog2() as usize);
+        let flags = [self.inverse, self.accumulate].map(usize::from);
+        let launch = Launch::blocks("fft2_frame", self.frames).buffers([self.x, self.y]);
+        let launch = launch.ints([bits]).ints(flags);
+        // Four butterflies of a pass for each thread, as far as a block can grow.
+        let block = (n * n / 8).clamp(32, 1024) as u32;
+        Launch { block, shared: bytes(n * n + n / 2), ..launch }
+    }
+
+    /// One block for each few rows, or columns, of each frame.
+    fn launch_lines(&self, from: Value, to: Value, columns: bool) -> Launch {
+        let n = self.side;
+        let accumulate = usize::from(columns && self.accumulate);
+        let scale = if columns { 1.0 / n as f64 } else { 1.0 };
+        let (columns, inverse) = (usize::from(columns), usize::from(self.inverse));
+        let whole = n.is_power_of_two() && n <= BLOCK_NUMBERS;
+        let kernel = if whole { "fft2_lines" } else { "fft2_any" };
+        let launch = Launch::blocks(kernel, self.frames).buffers([from, to]);
+        let (launch, lines, numbers) = if whole {
+            let lines = BLOCK_NUMBERS / n;
+            let bits = [n, lines].map(|n| n.ilog2() as usize);
+            (launch.ints(bits), lines, lines * (n + 1) + n / 2)
+        } else {
+            (launch.ints([n]), 1, 2 * n)
+        };
+        let grid = [launch.grid[0], (n / lines) as u32, 1];
+        let launch = launch.ints([columns, inverse, accumulate]).floats([scale]);
+        Launch { grid, shared: bytes(numbers), ..launch }
+    }
+}
+
+/// Bytes of so many complex numbers.
+fn bytes(numbers: usize) -> u32 {
+    u32::try_from(numbers * COMPLEX).expect("shared memory is small")
 }
 
 impl Operation for Fft2 {
@@ -43,14 +106,13 @@ impl Operation for Fft2 {
     }
 
     fn writes(&self) -> Vec<Value> {
-        vec![self.y]
+        [self.y].into_iter().chain(self.rows).collect()
     }
 
     fn backward(&self, g: &mut Graph) {
         let Some(dy) = g.grad_of(self.y) else { return };
         let Some(dx) = g.grad_into(self.x) else { return };
-        let inverse = !self.inverse;
-        g.push(Fft2 { x: dy, y: dx.value, side: self.side, inverse, accumulate: dx.accumulate });
+        push(g, dy, dx.value, self.side, !self.inverse, dx.accumulate);
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
@@ -62,6 +124,12 @@ impl Operation for Fft2 {
             || Scratch::new(fft),
             |scratch, (x, y)| scratch.transform(fft, x, y, self.accumulate),
         );
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Some(between) = self.rows else { return vec![self.launch_frames()] };
+        let rows = self.launch_lines(self.x, between, false);
+        vec![rows, self.launch_lines(between, self.y, true)]
     }
 }
 

@@ -7,22 +7,34 @@
 use rayon::prelude::*;
 
 use super::Operation;
+use super::accumulate::flat_len;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
+use crate::launch::Launch;
 
 /// Elements per partial sum.
-const CHUNK: usize = 1 << 14;
+pub(super) const CHUNK: usize = 1 << 14;
+
+/// Numbers of the arena that one partial sum, in double precision, takes on a GPU.
+pub(super) const WIDE: usize = size_of::<f64>() / size_of::<f32>();
 
 #[derive(Clone, Debug)]
 pub struct GlobalNorm {
     gradients: Vec<Value>,
     norm: Value,
+    /// Partial sums of the kernels.
+    partial: Value,
+    /// Elements of each region.
+    totals: Vec<usize>,
 }
 
 /// Flat gradient regions → [1] norm, an output called "gradient norm".
 pub fn global_norm(g: &mut Graph, gradients: &[Value]) -> Value {
     let norm = g.output("gradient norm", &[1]);
-    g.push(GlobalNorm { gradients: gradients.to_vec(), norm });
+    let totals: Vec<usize> = gradients.iter().map(|&v| flat_len(g, v)).collect();
+    let partials: usize = totals.iter().map(|total| total.div_ceil(CHUNK)).sum();
+    let partial = g.work("partial sums of the norm", &[WIDE * partials]);
+    g.push(GlobalNorm { gradients: gradients.to_vec(), norm, partial, totals });
     norm
 }
 
@@ -32,7 +44,7 @@ impl Operation for GlobalNorm {
     }
 
     fn writes(&self) -> Vec<Value> {
-        vec![self.norm]
+        vec![self.norm, self.partial]
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
@@ -44,6 +56,25 @@ impl Operation for GlobalNorm {
         }
         let [norm] = mem.get([self.norm]);
         norm[0] = T::of(total.sqrt());
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let mut first = 0;
+        let mut launches = Vec::new();
+        for (&gradient, &total) in self.gradients.iter().zip(&self.totals) {
+            let blocks = total.div_ceil(CHUNK);
+            let launch = Launch::blocks("global_norm_partial", blocks)
+                .buffers([gradient, self.partial])
+                .ints([first, CHUNK, total]);
+            // A region may be empty; a grid may not.
+            launches.extend((blocks > 0).then_some(launch));
+            first += blocks;
+        }
+        let whole = Launch::blocks("global_norm_forward", 1)
+            .buffers([self.partial, self.norm])
+            .ints([first]);
+        launches.push(whole);
+        launches
     }
 }
 

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::Operation;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct HeadSum {
@@ -21,6 +22,8 @@ pub struct HeadSum {
     /// Height and width of `y`.
     height: usize,
     width: usize,
+    /// Elements of `y`.
+    total: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +41,8 @@ pub fn head_sum(g: &mut Graph, inner: Value, outer: Value, border: bool) -> Valu
     let shape = [b, k, 2 * h, 2 * w];
     assert_eq!(g.shape(outer), shape, "the outer path is twice as large as the inner one");
     let y = g.work("head_sum", &shape);
-    g.push(HeadSum { inner, outer, y, border, height: 2 * h, width: 2 * w });
+    let total = g.len(y);
+    g.push(HeadSum { inner, outer, y, border, height: 2 * h, width: 2 * w, total });
     y
 }
 
@@ -82,6 +86,13 @@ impl Operation for HeadSum {
             }
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let HeadSum { inner, outer, y, border, height, width, total } = *self;
+        let sizes = [border.into(), height, width, total];
+        let launch = Launch::elements("head_sum_forward", total);
+        vec![launch.buffers([inner, outer, y]).ints(sizes)]
+    }
 }
 
 impl Operation for HeadSumBackward {
@@ -100,6 +111,21 @@ impl Operation for HeadSumBackward {
         if let Some(d) = self.douter {
             self.cpu_outer(mem, d);
         }
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let HeadSum { border, height, width, total, .. } = self.forward;
+        let to_inner = self.dinner.map(|d| {
+            let sizes = [height, width, total, d.accumulate.into()];
+            let launch = Launch::elements("head_sum_backward_inner", total);
+            launch.buffers([self.dy, d.value]).ints(sizes)
+        });
+        let to_outer = self.douter.map(|d| {
+            let sizes = [border.into(), height, width, total, d.accumulate.into()];
+            let launch = Launch::elements("head_sum_backward_outer", total);
+            launch.buffers([self.dy, d.value]).ints(sizes)
+        });
+        to_inner.into_iter().chain(to_outer).collect()
     }
 }
 

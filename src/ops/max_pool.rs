@@ -10,6 +10,7 @@ use super::Operation;
 use super::reduce::larger;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct MaxPool {
@@ -17,6 +18,8 @@ pub struct MaxPool {
     y: Value,
     height: usize,
     width: usize,
+    /// Elements of `y`.
+    total: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -31,7 +34,7 @@ pub fn max_pool(g: &mut Graph, x: Value) -> Value {
     let [b, c, height, width] = g.dims(x);
     assert!(height % 2 == 0 && width % 2 == 0, "2×2 blocks tile {height}×{width} pixels");
     let y = g.work("max_pool", &[b, c, height / 2, width / 2]);
-    g.push(MaxPool { x, y, height, width });
+    g.push(MaxPool { x, y, height, width, total: g.len(y) });
     y
 }
 
@@ -63,6 +66,13 @@ impl Operation for MaxPool {
             }
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let MaxPool { x, y, width, total, .. } = *self;
+        let launch =
+            Launch::elements("max_pool_forward", total).buffers([x, y]).ints([width / 2, total]);
+        vec![launch]
+    }
 }
 
 impl Operation for MaxPoolBackward {
@@ -85,6 +95,14 @@ impl Operation for MaxPoolBackward {
                 scatter(dx, x, dy, self.dx.accumulate);
             }
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let MaxPool { x, width, total, .. } = self.forward;
+        let launch = Launch::elements("max_pool_backward", total)
+            .buffers([x, self.dy, self.dx.value])
+            .ints([width / 2, total, self.dx.accumulate.into()]);
+        vec![launch]
     }
 }
 

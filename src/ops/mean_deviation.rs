@@ -11,11 +11,13 @@ use super::Operation;
 use super::reduce::{sign, sum};
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct MeanDeviation {
     x: Value,
     total: Value,
+    samples: usize,
     channels: usize,
     pixels: usize,
 }
@@ -29,9 +31,9 @@ pub struct MeanDeviationBackward {
 
 /// [B, C, H, W] → [B].
 pub fn mean_deviation(g: &mut Graph, x: Value) -> Value {
-    let [b, channels, h, w] = g.dims(x);
-    let total = g.work("mean_deviation", &[b]);
-    g.push(MeanDeviation { x, total, channels, pixels: h * w });
+    let [samples, channels, h, w] = g.dims(x);
+    let total = g.work("mean_deviation", &[samples]);
+    g.push(MeanDeviation { x, total, samples, channels, pixels: h * w });
     total
 }
 
@@ -66,6 +68,14 @@ impl Operation for MeanDeviation {
             *total = T::of(x.chunks_exact(n).map(deviation).sum());
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let MeanDeviation { x, total, samples, channels, pixels } = *self;
+        let launch = Launch::blocks("mean_deviation_forward", samples)
+            .buffers([x, total])
+            .ints([channels, pixels]);
+        vec![launch]
+    }
 }
 
 impl Operation for MeanDeviationBackward {
@@ -91,5 +101,13 @@ impl Operation for MeanDeviationBackward {
                 put(dx, self.dx.accumulate, dtotal * share);
             }
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let MeanDeviation { x, samples, channels, pixels, .. } = self.forward;
+        let launch = Launch::blocks("mean_deviation_backward", samples * channels)
+            .buffers([x, self.dtotal, self.dx.value])
+            .ints([channels, pixels, self.dx.accumulate.into()]);
+        vec![launch]
     }
 }

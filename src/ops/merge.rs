@@ -12,6 +12,7 @@ use super::Operation;
 use super::bilinear::Shift2;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 /// How the weighted mean ends where little is known, in units of the weight map, whose largest
 /// value is meant to be 1.
@@ -38,6 +39,7 @@ pub struct Merge {
     /// s at each pixel of the canvas, kept for the gradient: [B, S, S].
     share: Value,
     rule: MergeRule,
+    batch: usize,
     channels: usize,
     side: usize,
     canvas_side: usize,
@@ -60,17 +62,28 @@ pub fn merge(
     canvas_side: usize,
     rule: MergeRule,
 ) -> Value {
-    let [b, channels, side, w, re_im] = g.dims(patches);
+    let [batch, channels, side, w, re_im] = g.dims(patches);
     assert_eq!((w, re_im), (side, 2), "patches are square and complex");
-    assert_eq!(g.dims(offsets), [b, channels, 2], "one offset for each patch");
+    assert_eq!(g.dims(offsets), [batch, channels, 2], "one offset for each patch");
     assert_eq!(g.dims(weight), [side, side], "one weight for each pixel of a patch");
     assert!(
         canvas_side >= side && (canvas_side - side).is_multiple_of(2),
         "a patch has a place in the middle of the canvas"
     );
-    let canvas = g.work("canvas", &[b, canvas_side, canvas_side, 2]);
-    let share = g.work("share of canvas", &[b, canvas_side, canvas_side]);
-    g.push(Merge { patches, offsets, weight, canvas, share, rule, channels, side, canvas_side });
+    let canvas = g.work("canvas", &[batch, canvas_side, canvas_side, 2]);
+    let share = g.work("share of canvas", &[batch, canvas_side, canvas_side]);
+    g.push(Merge {
+        patches,
+        offsets,
+        weight,
+        canvas,
+        share,
+        rule,
+        batch,
+        channels,
+        side,
+        canvas_side,
+    });
     canvas
 }
 
@@ -128,6 +141,17 @@ impl Operation for Merge {
             }
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Merge { patches, offsets, weight, canvas, share, rule, .. } = *self;
+        let Merge { batch, channels, side, canvas_side, .. } = *self;
+        let total = batch * canvas_side * canvas_side;
+        let launch = Launch::elements("merge_forward", total)
+            .buffers([patches, offsets, weight, canvas, share])
+            .ints([channels, side, canvas_side, total])
+            .floats([rule.threshold, rule.floor]);
+        vec![launch]
+    }
 }
 
 impl Operation for MergeBackward {
@@ -173,5 +197,14 @@ impl Operation for MergeBackward {
                 put(&mut d[1], self.dpatches.accumulate, sum[1]);
             }
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Merge { offsets, weight, share, batch, channels, side, canvas_side, .. } = self.forward;
+        let (d, total) = (self.dpatches, batch * channels * side * side);
+        let launch = Launch::elements("merge_backward", total)
+            .buffers([offsets, weight, share, self.dcanvas, d.value])
+            .ints([channels, side, canvas_side, total, d.accumulate.into()]);
+        vec![launch]
     }
 }

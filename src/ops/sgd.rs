@@ -6,8 +6,10 @@
 use rayon::prelude::*;
 
 use super::Operation;
+use super::accumulate::flat_len;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Sgd {
@@ -15,11 +17,13 @@ pub struct Sgd {
     control: Value,
     momentum: f64,
     weight_decay: f64,
+    total: usize,
 }
 
 /// Flat regions p, g, m; `control` holds [η, …].
 pub fn sgd(g: &mut Graph, regions: [Value; 3], control: Value, momentum: f64, weight_decay: f64) {
-    g.push(Sgd { regions, control, momentum, weight_decay });
+    let total = flat_len(g, regions[0]);
+    g.push(Sgd { regions, control, momentum, weight_decay, total });
 }
 
 impl Operation for Sgd {
@@ -42,5 +46,14 @@ impl Operation for Sgd {
             *m = momentum * *m + g;
             *p = *p - rate * (g + momentum * *m);
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Sgd { regions: [p, g, m], control, momentum, weight_decay, total } = *self;
+        let launch = Launch::elements("sgd_forward", total)
+            .buffers([g, control, p, m])
+            .ints([total])
+            .floats([momentum, weight_decay]);
+        vec![launch]
     }
 }

@@ -11,12 +11,14 @@ use super::activate::sigmoid;
 use super::reduce::TILE;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct SpatialGate {
     y: Value,
     v: Value,
     z: Value,
+    samples: usize,
     channels: usize,
     pixels: usize,
 }
@@ -31,10 +33,10 @@ pub struct SpatialGateBackward {
 
 /// [B, C, H, W] images and [B, 1, H, W] logits → [B, C, H, W].
 pub fn spatial_gate(g: &mut Graph, y: Value, v: Value) -> Value {
-    let [b, channels, h, w] = g.dims(y);
-    assert_eq!(g.dims(v), [b, 1, h, w], "one logit for each pixel");
-    let z = g.work("spatial_gate", &[b, channels, h, w]);
-    g.push(SpatialGate { y, v, z, channels, pixels: h * w });
+    let [samples, channels, h, w] = g.dims(y);
+    assert_eq!(g.dims(v), [samples, 1, h, w], "one logit for each pixel");
+    let z = g.work("spatial_gate", &[samples, channels, h, w]);
+    g.push(SpatialGate { y, v, z, samples, channels, pixels: h * w });
     z
 }
 
@@ -56,6 +58,15 @@ impl Operation for SpatialGate {
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
         let [y, v, z] = mem.get([self.y, self.v, self.z]);
         self.scale(y, v, z, false);
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let SpatialGate { y, v, z, samples, channels, pixels } = *self;
+        let total = samples * channels * pixels;
+        let launch = Launch::elements("spatial_gate_forward", total)
+            .buffers([y, v, z])
+            .ints([channels, pixels, total]);
+        vec![launch]
     }
 }
 
@@ -92,6 +103,22 @@ impl Operation for SpatialGateBackward {
         if let Some(d) = self.dv {
             self.cpu_v(mem, d);
         }
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let SpatialGate { y, v, samples, channels, pixels, .. } = self.forward;
+        let total = samples * channels * pixels;
+        let to_image = self.dy.map(|d| {
+            Launch::elements("spatial_gate_backward_image", total)
+                .buffers([v, self.dz, d.value])
+                .ints([channels, pixels, total, d.accumulate.into()])
+        });
+        let to_logits = self.dv.map(|d| {
+            Launch::elements("spatial_gate_backward_logits", samples * pixels)
+                .buffers([y, v, self.dz, d.value])
+                .ints([channels, pixels, samples * pixels, d.accumulate.into()])
+        });
+        to_image.into_iter().chain(to_logits).collect()
     }
 }
 

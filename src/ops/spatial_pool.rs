@@ -11,11 +11,13 @@ use super::Operation;
 use super::reduce::{TILE, larger};
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct SpatialPool {
     x: Value,
     pooled: Value,
+    samples: usize,
     channels: usize,
     pixels: usize,
 }
@@ -29,9 +31,9 @@ pub struct SpatialPoolBackward {
 
 /// [B, C, H, W] → [B, 2, H, W]; channel 0 is the maximum, channel 1 the mean.
 pub fn spatial_pool(g: &mut Graph, x: Value) -> Value {
-    let [b, channels, h, w] = g.dims(x);
-    let pooled = g.work("spatial_pool", &[b, 2, h, w]);
-    g.push(SpatialPool { x, pooled, channels, pixels: h * w });
+    let [samples, channels, h, w] = g.dims(x);
+    let pooled = g.work("spatial_pool", &[samples, 2, h, w]);
+    g.push(SpatialPool { x, pooled, samples, channels, pixels: h * w });
     pooled
 }
 
@@ -73,6 +75,14 @@ impl Operation for SpatialPool {
             });
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let SpatialPool { x, pooled, samples, channels, pixels } = *self;
+        let launch = Launch::elements("spatial_pool_forward", samples * pixels)
+            .buffers([x, pooled])
+            .ints([channels, pixels, samples * pixels]);
+        vec![launch]
+    }
 }
 
 impl Operation for SpatialPoolBackward {
@@ -85,7 +95,7 @@ impl Operation for SpatialPoolBackward {
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
-        let SpatialPool { x, pooled, channels, pixels: n } = self.forward;
+        let SpatialPool { x, pooled, channels, pixels: n, .. } = self.forward;
         let [x, pooled, dpooled, dx] = mem.get([x, pooled, self.dpooled, self.dx.value]);
         let (scale, all) = (T::one() / T::of(channels as f64), channels * n);
         let images = dx.par_chunks_mut(all).zip(x.par_chunks(all));
@@ -105,5 +115,13 @@ impl Operation for SpatialPoolBackward {
                 }
             }
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let SpatialPool { x, pooled, samples, channels, pixels } = self.forward;
+        let launch = Launch::elements("spatial_pool_backward", samples * pixels)
+            .buffers([x, pooled, self.dpooled, self.dx.value])
+            .ints([channels, pixels, samples * pixels, self.dx.accumulate.into()]);
+        vec![launch]
     }
 }

@@ -11,12 +11,14 @@ use rayon::prelude::*;
 use super::Operation;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Split {
     x: Value,
     low: Value,
     high: Value,
+    samples: usize,
     channels: usize,
     /// First channel of `high`.
     at: usize,
@@ -33,11 +35,11 @@ pub struct SplitBackward {
 
 /// [B, C, H, W] → [B, at, H, W] and [B, C − at, H, W], with 0 < at < C.
 pub fn split(g: &mut Graph, x: Value, at: usize) -> (Value, Value) {
-    let [b, channels, h, w] = g.dims(x);
+    let [samples, channels, h, w] = g.dims(x);
     assert!(0 < at && at < channels, "both sides of channel {at} of {channels} hold something");
-    let low = g.work("split low", &[b, at, h, w]);
-    let high = g.work("split high", &[b, channels - at, h, w]);
-    g.push(Split { x, low, high, channels, at, pixels: h * w });
+    let low = g.work("split low", &[samples, at, h, w]);
+    let high = g.work("split high", &[samples, channels - at, h, w]);
+    g.push(Split { x, low, high, samples, channels, at, pixels: h * w });
     (low, high)
 }
 
@@ -69,6 +71,15 @@ impl Operation for Split {
             high.copy_from_slice(&x[at * n..]);
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Split { x, low, high, samples, channels, at, pixels } = *self;
+        let stride = channels * pixels;
+        let launch = Launch::elements("split_forward", samples * stride)
+            .buffers([x, low, high])
+            .ints([stride, at * pixels, samples * stride]);
+        vec![launch]
+    }
 }
 
 impl Operation for SplitBackward {
@@ -85,9 +96,35 @@ impl Operation for SplitBackward {
         self.cpu_half(mem, self.dlow, 0..at);
         self.cpu_half(mem, self.dhigh, at..channels);
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Split { channels, at, .. } = self.forward;
+        let low = self.launch(self.dlow, 0..at);
+        low.into_iter().chain(self.launch(self.dhigh, at..channels)).collect()
+    }
 }
 
 impl SplitBackward {
+    /// The launch for one group, if there is anything to write.
+    fn launch(&self, dgroup: Option<Value>, part: Range<usize>) -> Option<Launch> {
+        let Split { samples, channels, pixels: n, .. } = self.forward;
+        let Grad { value, accumulate } = self.dx;
+        let (stride, first, len) = (channels * n, part.start * n, part.len() * n);
+        let total = samples * len;
+        let sizes = [stride, first, len, total];
+        match dgroup {
+            Some(dgroup) => {
+                let launch = Launch::elements("split_backward", total).buffers([dgroup, value]);
+                Some(launch.ints(sizes).ints([accumulate.into()]))
+            }
+            None if accumulate => None,
+            None => {
+                let launch = Launch::elements("split_backward_clear", total).buffers([value]);
+                Some(launch.ints(sizes))
+            }
+        }
+    }
+
     fn cpu_half<T: Real>(&self, mem: &mut Mem<T>, dhalf: Option<Value>, part: Range<usize>) {
         let Split { channels, pixels: n, .. } = self.forward;
         let (dx, accumulate) = (self.dx.value, self.dx.accumulate);

@@ -11,11 +11,13 @@ use super::Operation;
 use super::reduce::{sign, sum_pairs};
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct TotalVariation {
     x: Value,
     total: Value,
+    samples: usize,
     channels: usize,
     height: usize,
     width: usize,
@@ -30,9 +32,9 @@ pub struct TotalVariationBackward {
 
 /// [B, C, H, W] → [B].
 pub fn total_variation(g: &mut Graph, x: Value) -> Value {
-    let [b, channels, height, width] = g.dims(x);
-    let total = g.work("total_variation", &[b]);
-    g.push(TotalVariation { x, total, channels, height, width });
+    let [samples, channels, height, width] = g.dims(x);
+    let total = g.work("total_variation", &[samples]);
+    g.push(TotalVariation { x, total, samples, channels, height, width });
     total
 }
 
@@ -69,6 +71,13 @@ impl Operation for TotalVariation {
             *total = T::of(x.chunks_exact(n).map(|plane| self.of_plane(plane)).sum());
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let TotalVariation { x, total, samples, channels, height, width } = *self;
+        let sizes = [channels * height, height, width];
+        let launch = Launch::blocks("total_variation_forward", samples);
+        vec![launch.buffers([x, total]).ints(sizes)]
+    }
 }
 
 impl Operation for TotalVariationBackward {
@@ -99,5 +108,15 @@ impl Operation for TotalVariationBackward {
                 }
             }
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let TotalVariation { x, samples, channels, height, width, .. } = self.forward;
+        let (rows, Grad { value, accumulate }) = (channels * height, self.dx);
+        let total = samples * rows * width;
+        let launch = Launch::elements("total_variation_backward", total)
+            .buffers([x, self.dtotal, value])
+            .ints([rows, height, width, total, accumulate.into()]);
+        vec![launch]
     }
 }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use super::Operation;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Upsample {
@@ -16,6 +17,8 @@ pub struct Upsample {
     /// Height and width of `x`.
     height: usize,
     width: usize,
+    /// Elements of `x`.
+    total: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -29,7 +32,7 @@ pub struct UpsampleBackward {
 pub fn upsample(g: &mut Graph, x: Value) -> Value {
     let [b, c, height, width] = g.dims(x);
     let y = g.work("upsample", &[b, c, 2 * height, 2 * width]);
-    g.push(Upsample { x, y, height, width });
+    g.push(Upsample { x, y, height, width, total: g.len(x) });
     y
 }
 
@@ -62,6 +65,13 @@ impl Operation for Upsample {
             }
         });
     }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Upsample { x, y, width, total, .. } = *self;
+        let launch =
+            Launch::elements("upsample_forward", total).buffers([x, y]).ints([width, total]);
+        vec![launch]
+    }
 }
 
 impl Operation for UpsampleBackward {
@@ -86,5 +96,13 @@ impl Operation for UpsampleBackward {
                 }
             }
         });
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Upsample { width, total, .. } = self.forward;
+        let launch = Launch::elements("upsample_backward", total)
+            .buffers([self.dy, self.dx.value])
+            .ints([width, total, self.dx.accumulate.into()]);
+        vec![launch]
     }
 }

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::backend::{Backend, cpu::Cpu};
+use crate::backend::{Backend, Chosen};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Loss, Mode, Resolved, Resume, TrainConfig};
 use crate::data::scan::Scan;
@@ -79,7 +79,12 @@ pub struct Trainer {
 
 impl Trainer {
     /// Plans the step, allocates it, loads the patterns, and sets the first or the saved weights.
-    pub fn new(train: Vec<Scan>, test: Option<Scan>, resolved: &Resolved) -> Result<Trainer> {
+    pub fn new(
+        train: Vec<Scan>,
+        test: Option<Scan>,
+        resolved: &Resolved,
+        device: &Chosen,
+    ) -> Result<Trainer> {
         let config = resolved.config.clone();
         let seed = config.run.seed;
         let pool = Pool::new(&train, test.as_ref(), &config.data, seed)?;
@@ -91,7 +96,7 @@ impl Trainer {
             step.plan.arena as f64 * 4e-6,
             sizes.batch
         );
-        let mut backend: Box<dyn Backend> = Box::new(Cpu::<f32>::new(step.plan.clone()));
+        let mut backend = device.open(step.plan.clone())?;
         batch::load(backend.as_mut(), &step.inputs, &pool, train, test)?;
         for initial in &step.initial {
             let len = step.plan.slots[initial.value.0].len();

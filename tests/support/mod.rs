@@ -1,9 +1,12 @@
 //! One harness for every op: all backends agree with f64, the gradient is the slope, and the
-//! backward of a linear op is its adjoint.
+//! backward of a linear op is its adjoint. CUDA is a GPU or the virtual device where the driver's
+//! library is found; with `PTYCHO_REQUIRE_CUDA=1` its absence is a failure.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
-use ptycho_gpu::backend::{Backend, cpu::Cpu};
+use ptycho_gpu::backend::{self, Backend, Chosen, cpu::Cpu};
+use ptycho_gpu::config::Device;
 use ptycho_gpu::graph::{Graph, Role, Stage, Value};
 use ptycho_gpu::plan::Plan;
 use ptycho_gpu::random::{Purpose, Stream};
@@ -17,6 +20,23 @@ const SLOPE: f64 = 1e-6;
 
 /// Relative error allowed in ⟨A x, y⟩ = ⟨x, Aᴴ y⟩ in f64.
 const ADJOINT: f64 = 1e-12;
+
+/// Relative L2 error of an op on CUDA against f64, or this many times what the CPU may have where
+/// several ops stand in a row.
+const CUDA: (f64, f64) = (1e-5, 10.0);
+
+/// The CUDA device of this machine.
+pub fn cuda() -> Option<&'static Chosen> {
+    static FOUND: LazyLock<Option<Chosen>> = LazyLock::new(|| {
+        let found = backend::choose(Device::Cuda(0));
+        if let Err(why) = &found {
+            assert!(std::env::var_os("PTYCHO_REQUIRE_CUDA").is_none(), "{why}");
+            eprintln!("not compared with CUDA: {why}");
+        }
+        found.ok()
+    });
+    FOUND.as_ref()
+}
 
 /// An op under test, with noise in its parameters and inputs.
 pub struct Case {
@@ -72,19 +92,14 @@ impl Case {
     }
 
     /// Checks f32 against f64 to `tolerance` (relative L2 of the output and of every gradient),
-    /// and the gradients against central differences.
+    /// CUDA likewise, and the gradients against central differences.
     pub fn check(self, tolerance: f64) {
         let mut reference = Cpu::<f64>::new(self.plan.clone());
         let want = self.run(&mut reference, 0.0);
-        let mut single = Cpu::<f32>::new(self.plan.clone());
-        let got = self.run_f32(&mut single);
-        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-            let error = relative(got, want);
-            let what = if i == 0 { "output" } else { &self.plan.slots[self.grads[i - 1].0].name };
-            assert!(
-                error <= tolerance,
-                "f32 {what}: relative L2 error {error:.1e} > {tolerance:.1e}"
-            );
+        self.compare("CPU", &mut Cpu::<f32>::new(self.plan.clone()), &want, tolerance);
+        if let Some(device) = cuda() {
+            let mut cuda = device.open(self.plan.clone()).unwrap();
+            self.compare("CUDA", cuda.as_mut(), &want, CUDA.0.max(CUDA.1 * tolerance));
         }
         if self.params.is_empty() {
             return;
@@ -113,15 +128,32 @@ impl Case {
         self.read().map(|v| cpu.get(v).to_vec()).collect()
     }
 
-    fn run_f32(&self, cpu: &mut Cpu<f32>) -> Vec<Vec<f64>> {
+    /// Runs in single precision, twice, and compares with `want`.
+    fn compare(&self, name: &str, backend: &mut dyn Backend, want: &[Vec<f64>], tolerance: f64) {
+        let got = self.run_f32(backend);
+        assert_eq!(got, self.run_f32(backend), "{name}: the same bits again");
+        for (i, (got, want)) in got.iter().zip(want).enumerate() {
+            let got: Vec<f64> = got.iter().map(|&bits| f32::from_bits(bits).into()).collect();
+            let error = relative(&got, want);
+            let what = if i == 0 { "output" } else { &self.plan.slots[self.grads[i - 1].0].name };
+            assert!(
+                error <= tolerance,
+                "{name}: {what}: relative L2 error {error:.1e} > {tolerance:.1e}"
+            );
+        }
+    }
+
+    /// The bits of the output and of every gradient.
+    fn run_f32(&self, backend: &mut dyn Backend) -> Vec<Vec<u32>> {
         for v in self.filled() {
             let x: Vec<f32> = self.noise(v).iter().map(|&x| x as f32).collect();
-            cpu.set(v, &x);
+            backend.write(v, &x).unwrap();
         }
         for stage in [Stage::Forward, Stage::Backward] {
-            cpu.run(stage).unwrap();
+            backend.run(stage).unwrap();
         }
-        self.read().map(|v| cpu.get(v).iter().map(|&x| x.into()).collect()).collect()
+        let bits = |x: Vec<f32>| x.into_iter().map(f32::to_bits).collect();
+        self.read().map(|v| bits(backend.read(v).unwrap())).collect()
     }
 
     fn read(&self) -> impl Iterator<Item = Value> {

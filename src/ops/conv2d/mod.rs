@@ -7,9 +7,10 @@
 //! Kernel twin: `kernels/conv2d.cu`.
 //!
 //! This file is the op; `layout` says how planes are padded and weights packed, `cpu` runs it,
-//! `simd` holds the inner loops.
+//! `simd` holds the inner loops, `cuda` sets up the kernels.
 
 mod cpu;
+mod cuda;
 mod layout;
 mod simd;
 
@@ -18,6 +19,7 @@ pub use simd::{Kernels, kernels_f32, kernels_portable};
 use super::Operation;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Grad, Graph, Value};
+use crate::launch::Launch;
 use layout::{packed_len, padded_len};
 
 /// Sizes of one convolution.
@@ -89,12 +91,17 @@ impl Operation for Conv2d {
         let len = padded_len(&self.sizes, outputs)
             + padded_len(&self.sizes, inputs)
             + packed_len(inputs, outputs, side).max(packed_len(outputs, inputs, side));
+        let len = len.max(cuda::partial_len(&self.sizes));
         let workspace = g.work("padded gradient and input, partial sums", &[len]);
         g.push(Conv2dBackward { forward: self.clone(), dy, dx, dweight, dbias, workspace });
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
         cpu::forward(self, mem);
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        cuda::forward(self)
     }
 }
 
@@ -111,5 +118,9 @@ impl Operation for Conv2dBackward {
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
         cpu::backward(self, mem);
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        cuda::backward(self)
     }
 }

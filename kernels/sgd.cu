@@ -1,0 +1,30 @@
+// One step of stochastic gradient descent with Nesterov momentum over a flat region.
+//
+//   g ← g + λ p,  m ← μ m + g,  p ← p − η (g + μ m)
+//
+// p  param     float  [n]
+// g  gradient  float  [n]
+// m  moment    float  [n]
+//    control   float  [1…]    η of this step
+//
+// CPU twin: src/ops/sgd.rs.
+
+#include "common.cuh"
+
+// One thread per parameter.
+extern "C" __global__ void sgd_forward(
+    const float* __restrict__ gradient,  // [n]
+    const float* __restrict__ control,   // [1…]
+    float*       __restrict__ param,     // [n]
+    float*       __restrict__ moment,    // [n]
+    int total, float momentum, float decay)
+{
+    const int i = element();
+    if (i >= total) return;
+
+    const float p = param[i], g = gradient[i] + decay * p;
+    const float m = momentum * moment[i] + g;
+    moment[i] = m;
+    param[i] = p - control[0] * (g + momentum * m);
+}
+KERNEL_EXPORT(sgd_forward)

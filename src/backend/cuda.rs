@@ -1,0 +1,376 @@
+//! CUDA backend: the kernels of each stage are recorded once as a graph, then replayed.
+//!
+//! The driver is looked for when it is needed, so that one binary serves machines with and without
+//! a GPU. One stream carries all work; nothing that the host does depends on what it computes.
+
+use std::collections::HashMap;
+use std::env;
+use std::sync::Arc;
+
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError,
+    LaunchConfig, PushKernelArg, result, sys,
+};
+use cudarc::nvrtc::Ptx;
+
+use super::Backend;
+use crate::graph::{Role, Stage, Value};
+use crate::launch::{Arg, Launch};
+use crate::plan::Plan;
+use crate::{Error, Result};
+
+/// All kernels, compiled; empty where the crate was built without nvcc.
+const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// The CUDA release that compiled the kernels; an older driver may not load them.
+const CUDA: i32 = 13000;
+
+/// The oldest compute capability that the kernels are compiled for.
+const OLDEST: (i32, i32) = (8, 0);
+
+/// Dynamic shared memory that a kernel gets without asking, bytes.
+const SHARED_UNASKED: u32 = 48 * 1024;
+
+/// Bytes of an element of the arena.
+const ELEMENT: usize = size_of::<f32>();
+
+/// A GPU that can run the kernels.
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub index: usize,
+    pub name: String,
+    pub compute_capability: (i32, i32),
+    /// CUDA version of the driver, such as 13000.
+    pub driver: i32,
+    /// Bytes of memory.
+    pub memory: usize,
+}
+
+impl Device {
+    /// The device of this index.
+    ///
+    /// # Errors
+    /// [`Error::Device`]: no driver, one that is too old, no such device, or one without kernels.
+    pub fn find(index: usize) -> Result<Device> {
+        let count = count()?;
+        if index >= count {
+            let visible = env::var("CUDA_VISIBLE_DEVICES");
+            let visible =
+                visible.map_or(String::new(), |v| format!(" (CUDA_VISIBLE_DEVICES is {v:?})"));
+            return Err(Error::Device(format!(
+                "there is no cuda:{index}: the driver shows {count} device(s), cuda:0 to \
+                 cuda:{}{visible}",
+                count.saturating_sub(1)
+            )));
+        }
+        let driver = driver_version()?;
+        if driver < CUDA {
+            return Err(Error::Device(format!(
+                "the NVIDIA driver supports CUDA {}, but the kernels need {} or later: install a \
+                 newer driver, or use --device cpu",
+                version(driver),
+                version(CUDA)
+            )));
+        }
+        let context = CudaContext::new(index).map_err(failed("open the device"))?;
+        let name = context.name().map_err(failed("ask for the device's name"))?;
+        let compute_capability =
+            context.compute_capability().map_err(failed("ask for the compute capability"))?;
+        if compute_capability < OLDEST {
+            return Err(Error::Device(format!(
+                "cuda:{index} is a {name} of compute capability {}.{}, but the kernels need {}.{} \
+                 or later: use --device cpu",
+                compute_capability.0, compute_capability.1, OLDEST.0, OLDEST.1
+            )));
+        }
+        let memory = context.total_mem().map_err(failed("ask for the device's memory"))?;
+        Ok(Device { index, name, compute_capability, driver, memory })
+    }
+}
+
+impl std::fmt::Display for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Device { index, name, compute_capability: (major, minor), driver, memory } = self;
+        write!(
+            f,
+            "cuda:{index}, {name}, compute capability {major}.{minor}, {:.1} GB, driver for CUDA \
+             {}{}, kernels of CUDA {}",
+            *memory as f64 * 1e-9,
+            version(*driver),
+            driver_release().map(|release| format!(" ({release})")).unwrap_or_default(),
+            version(CUDA)
+        )
+    }
+}
+
+/// Devices that the driver shows.
+fn count() -> Result<usize> {
+    if KERNELS.is_empty() {
+        return Err(Error::Device(
+            "this program was built without nvcc, so it holds no kernels: build it again after \
+             scripts/get-nvcc, or use --device cpu"
+                .into(),
+        ));
+    }
+    // SAFETY: loads the driver's library, as any use of the driver does.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(Error::Device(
+            "there is no NVIDIA driver: libcuda.so.1 was not found; install the driver, put its \
+             folder on LD_LIBRARY_PATH, or use --device cpu"
+                .into(),
+        ));
+    }
+    match CudaContext::device_count() {
+        Ok(count) => Ok(count as usize),
+        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => {
+            let visible = env::var("CUDA_VISIBLE_DEVICES");
+            Err(Error::Device(format!(
+                "the NVIDIA driver shows no device{}: use --device cpu",
+                visible.map_or(String::new(), |v| format!(" (CUDA_VISIBLE_DEVICES is {v:?})"))
+            )))
+        }
+        Err(error) => Err(failed("start the NVIDIA driver")(error)),
+    }
+}
+
+fn driver_version() -> Result<i32> {
+    let mut version = 0;
+    // SAFETY: the driver writes one integer.
+    let answer = unsafe { sys::cuDriverGetVersion(&mut version) }.result();
+    answer.map_err(failed("ask for the driver's version"))?;
+    Ok(version)
+}
+
+/// 13.0 for 13000.
+fn version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
+}
+
+/// The release of the kernel module, such as 580.65.06, where the system tells.
+fn driver_release() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/driver/nvidia/version").ok()?;
+    let word = text
+        .split_whitespace()
+        .find(|word| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.'));
+    word.map(str::to_owned)
+}
+
+/// For `map_err`: what the driver was asked to do, and what it said.
+fn failed(action: &str) -> impl Fn(DriverError) -> Error {
+    let action = action.to_owned();
+    move |error| {
+        let text = |s: Result<&std::ffi::CStr, DriverError>| {
+            s.map_or_else(|_| "an unknown error".into(), |s| s.to_string_lossy().into_owned())
+        };
+        let (name, meaning) = (text(error.error_name()), text(error.error_string()));
+        Error::Device(format!("CUDA could not {action}: {meaning} ({name})"))
+    }
+}
+
+/// A plan on a GPU.
+pub struct Cuda {
+    plan: Arc<Plan>,
+    arena: CudaSlice<f32>,
+    kernels: HashMap<&'static str, CudaFunction>,
+    /// What was recorded of each stage; empty until it is first run.
+    graphs: HashMap<Stage, Option<CudaGraph>>,
+    stream: Arc<CudaStream>,
+}
+
+impl Cuda {
+    /// Allocates the arena on the device of this index and loads the kernels. Every buffer starts
+    /// as NaN, so that a read before a write shows, and the padding between buffers as 0, so that a
+    /// region can be summed.
+    ///
+    /// # Errors
+    /// [`Error::Device`]: as [`Device::find`], or too little memory.
+    pub fn new(index: usize, plan: Plan) -> Result<Cuda> {
+        Device::find(index)?;
+        let context = CudaContext::new(index).map_err(failed("open the device"))?;
+        // SAFETY: one stream owns every allocation, so no order between streams is lost. Events
+        // would otherwise be recorded into the captured graphs.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(failed("make a stream"))?;
+        let module = context
+            .load_module(Ptx::from_binary(KERNELS.to_vec()))
+            .map_err(failed("load the kernels"))?;
+        let mut kernels = HashMap::new();
+        for launch in plan.steps.iter().flat_map(|step| step.op.launches()) {
+            let name = launch.kernel;
+            let function = match kernels.get(name) {
+                Some(function) => function,
+                None => {
+                    let function = module.load_function(name);
+                    let function = function.map_err(failed(&format!("find the kernel {name}")))?;
+                    kernels.entry(name).or_insert(function)
+                }
+            };
+            allow_shared(function, &launch)?;
+        }
+        let arena = allocate(&stream, &plan)?;
+        let plan = Arc::new(plan);
+        Ok(Cuda { plan, arena, kernels, graphs: HashMap::new(), stream })
+    }
+
+    /// Waits until all work is done.
+    pub fn wait(&mut self) -> Result<()> {
+        self.stream.synchronize().map_err(failed("finish the work on the device"))
+    }
+
+    /// Device address of `v`.
+    fn address(&self, v: Value) -> u64 {
+        let (base, _sync) = self.arena.device_ptr(&self.stream);
+        base + (self.plan.range(v).start * ELEMENT) as u64
+    }
+
+    /// Records the launches of `stage`; `None` if it has none.
+    fn capture(&self, stage: Stage) -> Result<Option<CudaGraph>> {
+        let launches: Vec<Launch> =
+            self.plan.stage(stage).flat_map(|step| step.op.launches()).collect();
+        if launches.is_empty() {
+            return Ok(None);
+        }
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        self.stream.begin_capture(mode).map_err(failed("start recording a graph"))?;
+        let enqueued = launches.iter().try_for_each(|launch| self.enqueue(launch));
+        // Recording ends in any case: a stream that is left recording is lost.
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        enqueued?;
+        let graph = graph.map_err(failed("record a graph"))?;
+        if let Some(graph) = &graph {
+            graph.upload().map_err(failed("upload a graph"))?;
+        }
+        Ok(graph)
+    }
+
+    fn enqueue(&self, launch: &Launch) -> Result<()> {
+        let words: Vec<Word> = launch.args.iter().map(|arg| self.word(arg)).collect();
+        let mut builder = self.stream.launch_builder(&self.kernels[launch.kernel]);
+        for word in &words {
+            match word {
+                Word::Address(address) => builder.arg(address),
+                Word::Int(int) => builder.arg(int),
+                Word::Float(float) => builder.arg(float),
+            };
+        }
+        let [x, y, z] = launch.grid;
+        let shape = LaunchConfig {
+            grid_dim: (x, y, z),
+            block_dim: (launch.block, 1, 1),
+            shared_mem_bytes: launch.shared,
+        };
+        // SAFETY: addresses lie inside of the arena, which outlives the graph; the number and
+        // kinds of the arguments are held against the kernel's declaration in tests/launches.rs.
+        unsafe { builder.launch(shape) }
+            .map(drop)
+            .map_err(failed(&format!("launch {} on {:?} blocks", launch.kernel, launch.grid)))
+    }
+
+    fn word(&self, arg: &Arg) -> Word {
+        match *arg {
+            Arg::Buffer(v) => Word::Address(self.address(v)),
+            Arg::Int(int) => Word::Int(int),
+            Arg::Float(float) => Word::Float(float),
+        }
+    }
+}
+
+/// A kernel argument as the driver reads it.
+enum Word {
+    Address(u64),
+    Int(i32),
+    Float(f32),
+}
+
+/// Lets `function` use the dynamic shared memory of `launch`.
+fn allow_shared(function: &CudaFunction, launch: &Launch) -> Result<()> {
+    if launch.shared <= SHARED_UNASKED {
+        return Ok(());
+    }
+    let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    let (kernel, bytes) = (launch.kernel, launch.shared);
+    function
+        .set_attribute(attribute, bytes as i32)
+        .map_err(failed(&format!("give {kernel} {bytes} bytes of shared memory")))
+}
+
+/// The arena, poisoned as [`Cuda::new`] says.
+fn allocate(stream: &Arc<CudaStream>, plan: &Plan) -> Result<CudaSlice<f32>> {
+    let wanted = plan.bytes();
+    let (free, total) =
+        stream.context().mem_get_info().map_err(failed("ask for the free memory"))?;
+    let short = |free: usize| {
+        Error::Device(format!(
+            "the plan needs {:.0} MB of device memory, but {:.0} of {:.0} MB are free: use a \
+             smaller --batch-size, fewer patterns, or --device cpu",
+            wanted as f64 * 1e-6,
+            free as f64 * 1e-6,
+            total as f64 * 1e-6
+        ))
+    };
+    if wanted > free {
+        return Err(short(free));
+    }
+    let arena = stream.alloc_zeros::<f32>(plan.arena).map_err(|error| match error.0 {
+        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => short(free),
+        _ => failed("allocate device memory")(error),
+    })?;
+    let (base, _sync) = arena.device_ptr(stream);
+    for (i, slot) in plan.slots.iter().enumerate() {
+        let range = plan.range(Value(i));
+        if slot.role == Role::Region || range.is_empty() {
+            continue;
+        }
+        let (start, bytes) = (base + (range.start * ELEMENT) as u64, range.len() * ELEMENT);
+        // SAFETY: the plan's ranges lie inside of the arena. 0xFF in all bytes is a NaN.
+        unsafe { result::memset_d8_async(start, 0xFF, bytes, stream.cu_stream()) }
+            .map_err(failed("fill device memory"))?;
+    }
+    drop(_sync);
+    Ok(arena)
+}
+
+impl Backend for Cuda {
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    fn write(&mut self, v: Value, host: &[f32]) -> Result<()> {
+        let range = self.plan.range(v);
+        let name = &self.plan.slots[v.0].name;
+        assert_eq!(range.len(), host.len(), "{name} has its own length");
+        if host.is_empty() {
+            return Ok(());
+        }
+        let mut to = self.arena.slice_mut(range);
+        let copied = self.stream.memcpy_htod(host, &mut to);
+        copied.map_err(failed(&format!("write {name} to the device")))
+    }
+
+    fn read(&mut self, v: Value) -> Result<Vec<f32>> {
+        let range = self.plan.range(v);
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let name = &self.plan.slots[v.0].name;
+        let read = self.stream.clone_dtoh(&self.arena.slice(range));
+        let host = read.map_err(failed(&format!("read {name} from the device")))?;
+        self.wait()?;
+        Ok(host)
+    }
+
+    fn run(&mut self, stage: Stage) -> Result<()> {
+        if !self.graphs.contains_key(&stage) {
+            let graph = self.capture(stage)?;
+            self.graphs.insert(stage, graph);
+        }
+        match &self.graphs[&stage] {
+            Some(graph) => graph.launch().map_err(failed("run a graph")),
+            None => Ok(()),
+        }
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        Cuda::wait(self)
+    }
+}

@@ -1,0 +1,127 @@
+//! `ptycho-gpu bench`: how fast every op and whole steps are on this machine.
+
+use serde_json::json;
+
+use crate::Result;
+use crate::backend::{self, Chosen};
+use crate::config::Device;
+use crate::measure::bench::{self, OpTime, StepTime};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    pub what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub enum What {
+    /// Every op, forward and backward, at the sizes of a training
+    Ops(OpsArgs),
+    /// Whole training steps and inference batches of the default network
+    Step(StepArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct OpsArgs {
+    /// Measure only the ops whose name contains this
+    #[arg(value_name = "NAME", default_value = "")]
+    pub filter: String,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct StepArgs {
+    /// Side of a pattern in pixels: 64, 128 or 256
+    #[arg(long, value_delimiter = ',', default_value = "64")]
+    pub n: Vec<usize>,
+    /// Patterns of a batch
+    #[arg(long, value_delimiter = ',', default_value = "16")]
+    pub batch: Vec<usize>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Common {
+    /// Where to compute: auto, cpu, cuda or cuda:1
+    #[arg(long, default_value_t)]
+    pub device: Device,
+    /// Threads of the CPU [default: all]
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Print one JSON object a line instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Common {
+    fn open(&self) -> Result<Chosen> {
+        if let Some(threads) = self.threads {
+            // Fails only where the pool is running, which a fresh process is not.
+            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        }
+        backend::choose(self.device)
+    }
+}
+
+/// Measures, and prints a row or a JSON object for each figure.
+pub fn run(args: Args) -> Result<()> {
+    match args.what {
+        What::Ops(args) => ops(&args),
+        What::Step(args) => step(&args),
+    }
+}
+
+fn ops(args: &OpsArgs) -> Result<()> {
+    let device = args.common.open()?;
+    let roofs = bench::roofs(&device)?;
+    if args.common.json {
+        println!("{}", json!({ "device": device.to_string(), "roofs": roofs }));
+    } else {
+        let (copy, conv) = (roofs.gb_per_s, roofs.gflop_per_s);
+        println!("{device}\nroofs: copy {copy:.1} GB/s, convolution {conv:.1} GFLOP/s\n");
+        println!("{:24} {:9} {:>18} {:>12} {:>12}  roof", "op", "stage", "shape", "µs", "rate");
+    }
+    let json = args.common.json;
+    bench::ops(&device, &args.filter, &roofs, |time| {
+        if json { println!("{}", json!(time)) } else { print_op(time) }
+    })?;
+    Ok(())
+}
+
+fn print_op(time: &OpTime) {
+    let OpTime { op, stage, shape, microseconds, gb_per_s, gflop_per_s, of_roof } = time;
+    let (rate, unit) = match gflop_per_s {
+        Some(rate) => (rate, "GFLOP/s"),
+        None => (gb_per_s, "GB/s"),
+    };
+    println!(
+        "{op:24} {stage:9} {shape:>18} {microseconds:>12.1} {rate:>8.1} {unit:7} {of_roof:>4.0} %"
+    );
+}
+
+fn step(args: &StepArgs) -> Result<()> {
+    let device = args.common.open()?;
+    if !args.common.json {
+        println!("{device}");
+        println!(
+            "{:8} {:>5} {:>6} {:>12} {:>14} {:>8}",
+            "job", "N", "batch", "ms", "patterns/s", "MB"
+        );
+    }
+    for &n in &args.n {
+        for &batch in &args.batch {
+            for time in bench::steps(&device, n, batch)? {
+                if args.common.json { println!("{}", json!(time)) } else { print_step(&time) }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print_step(time: &StepTime) {
+    let StepTime { what, batch, n, ms, patterns_per_s, bytes, .. } = time;
+    let megabytes = *bytes as f64 * 1e-6;
+    println!("{what:8} {n:>5} {batch:>6} {ms:>12.2} {patterns_per_s:>14.1} {megabytes:>8.0}");
+}

@@ -1,0 +1,397 @@
+//! One case for every op, at any size: what the self-test checks and the benchmarks time.
+
+use crate::graph::{Graph, Group, Role, Value};
+use crate::ops::activate::{Activation, activate};
+use crate::ops::adam::{Constants, adam};
+use crate::ops::clip::{Rule, clip};
+use crate::ops::merge::{MergeRule, merge};
+use crate::ops::misfit::{Measured, Normalise};
+use crate::ops::{
+    absolute_error::absolute_error, absolute_error::absolute_phase_error, accumulate::accumulate,
+    batch_norm::batch_norm, channel_gate::channel_gate, channel_pool::channel_pool, conv2d::conv2d,
+    extract::extract, fft2::fft2, gather::gather, global_norm::global_norm, head_sum::head_sum,
+    illuminate::illuminate, intensity::intensity, mae::mae, max_pool::max_pool,
+    mean_deviation::mean_deviation, poisson::poisson, polar::polar, scale::scale, sgd::sgd,
+    spatial_gate::spatial_gate, spatial_pool::spatial_pool, split::split,
+    total_variation::total_variation, upsample::upsample, weighted_sum::weighted_sum,
+};
+use crate::plan::Plan;
+use crate::random::{Purpose, Stream};
+
+/// Sizes of the arrays that the cases are made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    pub batch: usize,
+    /// Feature maps.
+    pub channels: usize,
+    /// Patterns in a group.
+    pub group: usize,
+    /// Side of a pattern, even.
+    pub side: usize,
+    /// Patterns of a scan.
+    pub frames: usize,
+    /// Numbers that an optimiser updates.
+    pub weights: usize,
+}
+
+impl Size {
+    /// As in the training of a network for 64×64 pixels.
+    pub const PRODUCTION: Size =
+        Size { batch: 16, channels: 64, group: 4, side: 64, frames: 1000, weights: 2_300_000 };
+
+    /// Small, and with no number that a tile divides evenly.
+    pub const SMALL: Size =
+        Size { batch: 3, channels: 7, group: 2, side: 20, frames: 5, weights: 3001 };
+
+    /// Side of the canvas that holds a group.
+    fn canvas(&self) -> usize {
+        self.side + 12
+    }
+}
+
+/// An op in a graph of its own.
+#[derive(Clone, Copy)]
+pub struct Case {
+    pub name: &'static str,
+    build: fn(&mut Graph, &Size) -> Option<Value>,
+}
+
+/// A case at one size.
+pub struct Planned {
+    pub plan: Plan,
+    /// What is differentiated; none for an op without adjoint.
+    pub output: Option<Value>,
+}
+
+impl Case {
+    pub fn plan(&self, size: &Size) -> Planned {
+        let mut g = Graph::default();
+        let output = (self.build)(&mut g, size);
+        if let Some(y) = output {
+            g.keep(y);
+            let shape = g.shape(y).to_vec();
+            let seed = g.input("seed", &shape);
+            g.differentiate(y, seed);
+        }
+        Planned { plan: Plan::new(g), output }
+    }
+}
+
+impl Planned {
+    /// What fills each buffer that the op may read before it is written, the same on every machine:
+    /// noise in [−1, 1), but where that means nothing.
+    pub fn filling(&self) -> Vec<(Value, Vec<f32>)> {
+        let moments = [Role::ParamGrad, Role::GradSum, Role::Moment1, Role::Moment2];
+        let roles = [Role::Param, Role::Input, Role::State].into_iter().chain(moments);
+        let slots: Vec<_> = roles.flat_map(|role| self.plan.of_role(role)).collect();
+        slots.into_iter().map(|(v, slot)| (v, numbers(v, &slot.name, slot.len()))).collect()
+    }
+
+    /// What the op leaves: its output, and all that lasts.
+    pub fn results(&self) -> Vec<Value> {
+        let kept = [
+            Role::Param,
+            Role::ParamGrad,
+            Role::GradSum,
+            Role::Moment1,
+            Role::Moment2,
+            Role::State,
+            Role::Output,
+        ];
+        kept.iter().flat_map(|&role| self.plan.of_role(role)).map(|(v, _)| v).collect()
+    }
+}
+
+fn numbers(v: Value, name: &str, len: usize) -> Vec<f32> {
+    let mut stream = Stream::new(1, Purpose::Noise, v.0 as u32);
+    (0..len)
+        .map(|i| {
+            let u = stream.uniform();
+            match name {
+                "index" => (3 * i % 5) as f32,
+                "scan" => 0.0,
+                "training" | "keep" => 1.0,
+                "offsets" => (10.0 * u - 5.0) as f32,
+                "mask" => f32::from(u > 0.1),
+                "intensity" | "dose" | "weight" | "variance" | "control" | "of second" => {
+                    (0.1 + u) as f32
+                }
+                _ => (2.0 * u - 1.0) as f32,
+            }
+        })
+        .collect()
+}
+
+fn maps(g: &mut Graph, s: &Size, name: &str) -> Value {
+    g.param(name, &[s.batch, s.channels, s.side, s.side])
+}
+
+fn real(g: &mut Graph, s: &Size, name: &str) -> Value {
+    g.param(name, &[s.batch, s.group, s.side, s.side])
+}
+
+fn complex(g: &mut Graph, s: &Size, name: &str) -> Value {
+    g.param(name, &[s.batch, s.group, s.side, s.side, 2])
+}
+
+fn measured(g: &mut Graph, s: &Size) -> Measured {
+    Measured {
+        amplitude: g.input("amplitude", &[s.batch, s.group, s.side, s.side]),
+        dose: g.input("dose", &[s.batch]),
+        mask: g.input("mask", &[1, s.side, s.side]),
+        scan: g.input("scan", &[s.batch]),
+    }
+}
+
+/// All cases: ops on feature maps, on patches and patterns, on all parameters at once.
+pub fn all() -> Vec<Case> {
+    [convolutions(), network(), attention(), physics(), losses(), groups(), update()].concat()
+}
+
+type Build = fn(&mut Graph, &Size) -> Option<Value>;
+
+fn named<const N: usize>(cases: [(&'static str, Build); N]) -> Vec<Case> {
+    cases.map(|(name, build)| Case { name, build }).to_vec()
+}
+
+/// k×k, `inputs` → `outputs` channels, at half the side.
+fn filter(g: &mut Graph, s: &Size, [inputs, outputs, k]: [usize; 3], relu: bool) -> Option<Value> {
+    let x = g.param("x", &[s.batch, inputs, s.side / 2, s.side / 2]);
+    let weight = g.param("w.weight", &[outputs, inputs, k, k]);
+    let bias = g.param("bias", &[outputs]);
+    Some(conv2d(g, x, weight, Some(bias), relu))
+}
+
+fn convolutions() -> Vec<Case> {
+    named([
+        ("conv2d 3x3 relu", |g, s| filter(g, s, [s.channels, s.channels, 3], true)),
+        ("conv2d 3x3 narrowing", |g, s| filter(g, s, [2 * s.channels, 1, 3], false)),
+        ("conv2d 3x3 from one", |g, s| filter(g, s, [1, s.channels, 3], true)),
+        ("conv2d 1x1", |g, s| filter(g, s, [s.channels, 2 * s.channels, 1], false)),
+        ("conv2d 7x7", |g, s| filter(g, s, [2, 1, 7], false)),
+    ])
+}
+
+fn network() -> Vec<Case> {
+    named([
+        ("activate relu", |g, s| {
+            let x = maps(g, s, "x");
+            Some(activate(g, x, Activation::Relu))
+        }),
+        ("activate silu", |g, s| {
+            let x = maps(g, s, "x");
+            Some(activate(g, x, Activation::Silu))
+        }),
+        ("activate sigmoid", |g, s| {
+            let x = maps(g, s, "x");
+            Some(activate(g, x, Activation::Sigmoid))
+        }),
+        ("activate softplus", |g, s| {
+            let x = maps(g, s, "x");
+            Some(activate(g, x, Activation::SoftplusOne))
+        }),
+        ("activate pi tanh", |g, s| {
+            let x = maps(g, s, "x");
+            Some(activate(g, x, Activation::PiTanh))
+        }),
+        ("batch_norm", |g, s| {
+            let x = maps(g, s, "x");
+            let [gamma, beta] = ["gamma", "beta"].map(|name| g.param(name, &[s.channels]));
+            let [mean, variance] = ["mean", "variance"].map(|name| g.state(name, &[s.channels]));
+            let training = g.input("training", &[1]);
+            Some(batch_norm(g, x, gamma, beta, mean, variance, training))
+        }),
+        ("head_sum", |g, s| {
+            let inner = g.param("inner", &[s.batch, s.group, s.side / 2, s.side / 2]);
+            let outer = real(g, s, "outer");
+            Some(head_sum(g, inner, outer, true))
+        }),
+        ("max_pool", |g, s| {
+            let x = maps(g, s, "x");
+            Some(max_pool(g, x))
+        }),
+        ("split", |g, s| {
+            let x = maps(g, s, "x");
+            let (low, high) = split(g, x, s.channels - s.channels / 3);
+            g.keep(high);
+            Some(low)
+        }),
+        ("upsample", |g, s| {
+            let x = g.param("x", &[s.batch, s.channels, s.side / 2, s.side / 2]);
+            Some(upsample(g, x))
+        }),
+    ])
+}
+
+fn attention() -> Vec<Case> {
+    named([
+        ("channel_gate", |g, s| {
+            let x = maps(g, s, "x");
+            let gate = g.param("gate", &[2 * s.batch, s.channels, 1, 1]);
+            Some(channel_gate(g, x, gate))
+        }),
+        ("channel_pool", |g, s| {
+            let x = maps(g, s, "x");
+            Some(channel_pool(g, x))
+        }),
+        ("spatial_gate", |g, s| {
+            let y = maps(g, s, "y");
+            let gate = g.param("gate", &[s.batch, 1, s.side, s.side]);
+            Some(spatial_gate(g, y, gate))
+        }),
+        ("spatial_pool", |g, s| {
+            let x = maps(g, s, "x");
+            Some(spatial_pool(g, x))
+        }),
+    ])
+}
+
+/// Transforms of `frames` frames of side `n`.
+fn transforms(g: &mut Graph, frames: usize, n: usize) -> Option<Value> {
+    let x = g.param("x", &[frames, n, n, 2]);
+    Some(fft2(g, x))
+}
+
+fn physics() -> Vec<Case> {
+    named([
+        ("fft2 64", |g, s| transforms(g, s.batch * s.group, 64)),
+        ("fft2 128", |g, s| transforms(g, s.batch, 128)),
+        ("fft2 256", |g, s| transforms(g, s.batch.min(4), 256)),
+        ("fft2 of any side", |g, s| transforms(g, s.batch, 18)),
+        ("gather", |g, s| {
+            let frames = g.input("frames", &[s.frames, s.side, s.side]);
+            let index = g.input("index", &[s.batch, s.group]);
+            let y = gather(g, frames, index);
+            g.keep(y);
+            None
+        }),
+        ("illuminate", |g, s| {
+            let object = complex(g, s, "object");
+            let probe = g.param("probe", &[1, 2, s.side, s.side, 2]);
+            let scan = g.input("scan", &[s.batch]);
+            Some(illuminate(g, object, probe, scan))
+        }),
+        ("intensity", |g, s| {
+            let field = g.param("field", &[s.batch, s.group, 2, s.side, s.side, 2]);
+            Some(intensity(g, field))
+        }),
+        ("polar", |g, s| {
+            let (amplitude, phase) = (real(g, s, "amplitude"), real(g, s, "phase"));
+            Some(polar(g, amplitude, phase))
+        }),
+        ("scale", |g, s| {
+            let (x, gain) = (real(g, s, "x"), g.input("gain", &[s.batch]));
+            Some(scale(g, x, gain))
+        }),
+    ])
+}
+
+fn losses() -> Vec<Case> {
+    named([
+        ("absolute_error", |g, s| {
+            let x = real(g, s, "x");
+            let target = g.input("target", &[s.batch, s.group, s.side, s.side]);
+            Some(absolute_error(g, x, target))
+        }),
+        ("absolute_phase_error", |g, s| {
+            let x = real(g, s, "x");
+            let target = g.input("target", &[s.batch, s.group, s.side, s.side]);
+            Some(absolute_phase_error(g, x, target))
+        }),
+        ("mae", |g, s| {
+            let (x, seen) = (real(g, s, "intensity"), measured(g, s));
+            Some(mae(g, x, seen, Normalise::ValidPixels))
+        }),
+        ("mean_deviation", |g, s| {
+            let x = real(g, s, "x");
+            Some(mean_deviation(g, x))
+        }),
+        ("poisson", |g, s| {
+            let (x, seen) = (real(g, s, "intensity"), measured(g, s));
+            Some(poisson(g, x, seen, 1e-6, Normalise::ValidPixels))
+        }),
+        ("total_variation", |g, s| {
+            let x = real(g, s, "x");
+            Some(total_variation(g, x))
+        }),
+        ("weighted_sum", |g, s| {
+            let (loss, weight) = (g.param("loss", &[s.batch]), g.input("weight", &[s.batch]));
+            Some(weighted_sum(g, vec![(loss, 1.0)], weight))
+        }),
+    ])
+}
+
+fn groups() -> Vec<Case> {
+    named([
+        ("extract", |g, s| {
+            let canvas = g.param("canvas", &[s.batch, s.canvas(), s.canvas(), 2]);
+            let offsets = g.input("offsets", &[s.batch, s.group, 2]);
+            Some(extract(g, canvas, offsets, s.side))
+        }),
+        ("merge", |g, s| {
+            let patches = complex(g, s, "patches");
+            let offsets = g.input("offsets", &[s.batch, s.group, 2]);
+            let weight = g.input("weight", &[s.side, s.side]);
+            Some(merge(g, patches, offsets, weight, s.canvas(), MergeRule::default()))
+        }),
+    ])
+}
+
+/// Two parameters with gradients and moments, as regions.
+fn regions(g: &mut Graph, s: &Size) -> [Value; 4] {
+    for param in [g.param("weights", &[s.weights]), g.param("biases", &[s.channels])] {
+        g.mirror(param, Role::ParamGrad, "d ");
+        g.mirror(param, Role::Moment1, "moment1 ");
+        let second = g.mirror(param, Role::Moment2, "");
+        g.slots[second.0].name = "of second".into();
+    }
+    [Role::Param, Role::ParamGrad, Role::Moment1, Role::Moment2]
+        .map(|role| g.region(role, Group::Network))
+}
+
+fn adam_with(g: &mut Graph, s: &Size, weight_decay: f64, decoupled: bool) -> Option<Value> {
+    let (regions, control) = (regions(g, s), g.input("control", &[3]));
+    let (beta1, beta2, epsilon) = (0.9, 0.999, 1e-8);
+    adam(g, regions, control, Constants { beta1, beta2, epsilon, weight_decay, decoupled });
+    None
+}
+
+fn update() -> Vec<Case> {
+    named([
+        ("accumulate", |g, s| {
+            let [_, gradient, sum, _] = regions(g, s);
+            let keep = g.input("keep", &[1]);
+            accumulate(g, gradient, sum, keep);
+            None
+        }),
+        ("adam", |g, s| adam_with(g, s, 0.0, false)),
+        ("adamw", |g, s| adam_with(g, s, 0.01, true)),
+        ("clip by norm", |g, s| {
+            let [_, gradient, ..] = regions(g, s);
+            let norm = global_norm(g, &[gradient]);
+            clip(g, Rule::Norm(norm), &[gradient], 0.5);
+            None
+        }),
+        ("clip by value", |g, s| {
+            let [_, gradient, ..] = regions(g, s);
+            clip(g, Rule::Value, &[gradient], 0.5);
+            None
+        }),
+        ("clip adaptively", |g, s| {
+            regions(g, s);
+            let (params, gradients) = (g.of_role(Role::Param), g.of_role(Role::ParamGrad));
+            clip(g, Rule::Adaptive(params), &gradients, 0.01);
+            None
+        }),
+        ("global_norm", |g, s| {
+            let [_, gradient, ..] = regions(g, s);
+            global_norm(g, &[gradient]);
+            None
+        }),
+        ("sgd", |g, s| {
+            let ([param, gradient, moment, _], control) = (regions(g, s), g.input("control", &[3]));
+            sgd(g, [param, gradient, moment], control, 0.9, 0.01);
+            None
+        }),
+    ])
+}

@@ -1,0 +1,5 @@
+//! The engine measured on the machine at hand: is every op right, and how fast is it?
+
+pub mod bench;
+pub mod cases;
+pub mod selftest;

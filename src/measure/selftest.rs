@@ -1,0 +1,168 @@
+//! Every op of a device against the CPU in double precision, and a few training steps against those
+//! of the CPU.
+
+use serde::Serialize;
+
+use super::cases::{Case, Planned, Size, all};
+use crate::Result;
+use crate::backend::{Backend, Chosen, cpu::Cpu};
+use crate::config::{LossConfig, ModelConfig, OptimiserConfig};
+use crate::graph::{Role, Stage, Value};
+use crate::models::plans::{self, Sizes, Training};
+use crate::random::{Purpose, Stream};
+
+/// Relative L2 error against double precision that an op may have in single precision.
+const OP_BOUND: f64 = 1e-5;
+
+/// Steps of the training that is compared, and how far their losses may be apart.
+const STEPS: usize = 10;
+const STEP_BOUND: f64 = 1e-3;
+
+/// One thing that was checked.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    pub what: String,
+    /// Relative L2 error of the worst buffer; of losses the largest relative difference.
+    pub error: f64,
+    pub bound: f64,
+    /// The same bits in a second run.
+    pub repeats: bool,
+}
+
+impl Check {
+    pub fn passed(&self) -> bool {
+        self.error <= self.bound && self.repeats
+    }
+}
+
+/// Checks every op at small sizes, and the training steps; `seen` is told of each as it is done.
+pub fn run(device: &Chosen, mut seen: impl FnMut(&Check)) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    let mut done = |check: Check| {
+        seen(&check);
+        checks.push(check);
+    };
+    for case in all() {
+        done(op(&case, device)?);
+    }
+    for (what, model) in [("training, gridsize 1", narrow(1)), ("training, gridsize 2", narrow(2))]
+    {
+        done(training(what, &model, device)?);
+    }
+    Ok(checks)
+}
+
+fn op(case: &Case, device: &Chosen) -> Result<Check> {
+    let planned = case.plan(&Size::SMALL);
+    let mut reference = Cpu::<f64>::new(planned.plan.clone());
+    let want = results(&planned, &mut reference)?;
+    let mut backend = device.open(planned.plan.clone())?;
+    let got = results(&planned, backend.as_mut())?;
+    let again = results(&planned, backend.as_mut())?;
+    let errors = got.iter().zip(&want).map(|(got, want)| relative(got, want));
+    Ok(Check {
+        what: case.name.into(),
+        error: errors.fold(0.0, f64::max),
+        bound: OP_BOUND,
+        repeats: got == again,
+    })
+}
+
+/// Everything that the op leaves, after a forward, a backward and an update.
+fn results(planned: &Planned, backend: &mut dyn Backend) -> Result<Vec<Vec<f32>>> {
+    for (v, numbers) in planned.filling() {
+        backend.write(v, &numbers)?;
+    }
+    for stage in [Stage::Forward, Stage::Backward, Stage::Update] {
+        backend.run(stage)?;
+    }
+    planned.results().into_iter().map(|v| backend.read(v)).collect()
+}
+
+/// ‖got − want‖ / ‖want‖; infinite where one of them is not a number.
+fn relative(got: &[f32], want: &[f32]) -> f64 {
+    let (mut off, mut size) = (0.0, 0.0);
+    for (&g, &w) in got.iter().zip(want) {
+        off += (f64::from(g) - f64::from(w)).powi(2);
+        size += f64::from(w).powi(2);
+    }
+    let error = if size > 0.0 { (off / size).sqrt() } else { off.sqrt() };
+    if error.is_nan() { f64::INFINITY } else { error }
+}
+
+/// A network that is quickly trained, with everything that one can have.
+fn narrow(gridsize: usize) -> ModelConfig {
+    ModelConfig {
+        n: 64,
+        gridsize,
+        n_filters_scale: 1,
+        cbam_encoder: true,
+        ..ModelConfig::default()
+    }
+}
+
+fn training(what: &str, model: &ModelConfig, device: &Chosen) -> Result<Check> {
+    let sizes = Sizes { batch: 2, frames: 8, scans: 1, modes: 1, reach: 4.0, typical: 1.0 };
+    let optimiser = OptimiserConfig { probe_trainable: true, ..OptimiserConfig::default() };
+    let step = plans::training(model, &LossConfig::default(), &optimiser, &sizes);
+    let want = losses(&step, &mut Cpu::<f32>::new(step.plan.clone()))?;
+    let got = losses(&step, device.open(step.plan.clone())?.as_mut())?;
+    let again = losses(&step, device.open(step.plan.clone())?.as_mut())?;
+    let apart = got.iter().zip(&want).map(|(g, w)| relative(&[*g], &[*w]));
+    Ok(Check {
+        what: what.into(),
+        error: apart.fold(0.0, f64::max),
+        bound: STEP_BOUND,
+        repeats: got == again,
+    })
+}
+
+/// The losses of [`STEPS`] steps on noise.
+fn losses(step: &Training, backend: &mut dyn Backend) -> Result<Vec<f32>> {
+    for initial in &step.initial {
+        let len = step.plan.slots[initial.value.0].len();
+        backend.write(initial.value, &initial.numbers(0, len))?;
+    }
+    for role in [Role::Moment1, Role::Moment2] {
+        for (v, slot) in step.plan.of_role(role) {
+            backend.write(v, &vec![0.0; slot.len()])?;
+        }
+    }
+    let frames = step.plan.slots[step.inputs.frames.0].shape[0];
+    let inputs = step.plan.of_role(Role::Input).into_iter().map(|(v, _)| v);
+    for v in inputs.chain([step.inputs.probe]) {
+        let slot = &step.plan.slots[v.0];
+        backend.write(v, &host(v, &slot.name, slot.len(), frames))?;
+    }
+    (1..=STEPS)
+        .map(|t| {
+            for &(_, control) in &step.controls.rates {
+                let bias = |beta: f64| (1.0 - beta.powi(t as i32)) as f32;
+                backend.write(control, &[1e-3, bias(0.9), bias(0.999)])?;
+            }
+            for stage in [Stage::Forward, Stage::Backward, Stage::Update] {
+                backend.run(stage)?;
+            }
+            Ok(backend.read(step.loss)?[0])
+        })
+        .collect()
+}
+
+/// What the host writes before a step.
+fn host(v: Value, name: &str, len: usize, frames: usize) -> Vec<f32> {
+    let mut stream = Stream::new(2, Purpose::Noise, v.0 as u32);
+    (0..len)
+        .map(|i| {
+            let u = stream.uniform();
+            match name {
+                "index" => (i % frames) as f32,
+                "scan" => 0.0,
+                "offsets" => (6.0 * u - 3.0) as f32,
+                "probe" => (u - 0.5) as f32,
+                "frames" => u as f32,
+                "merge weight" => (0.1 + u) as f32,
+                _ => 1.0,
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,163 @@
+//! The whole program on a CUDA device, held against the CPU: a GPU where there is one, or the
+//! virtual device (tests/virtual/README.md). Without either there is nothing to compare, unless
+//! `PTYCHO_REQUIRE_CUDA=1` asks for it.
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use ndarray::{ArrayD, Zip};
+use num_complex::Complex32;
+use ptycho_gpu::backend;
+use ptycho_gpu::checkpoint::Checkpoint;
+use ptycho_gpu::config::Device;
+use ptycho_gpu::data::Npz;
+use ptycho_gpu::report::history;
+use tempfile::TempDir;
+
+/// Whether there is a device; says why not.
+fn device() -> bool {
+    let found = backend::choose(Device::Cuda(0));
+    if let Err(why) = &found {
+        assert!(std::env::var_os("PTYCHO_REQUIRE_CUDA").is_none(), "{why}");
+        eprintln!("not compared with CUDA: {why}");
+    }
+    found.is_ok()
+}
+
+fn program() -> Command {
+    Command::cargo_bin("ptycho-gpu").expect("the binary")
+}
+
+/// A folder with a scan of 8 patterns, simulated on the CPU.
+fn workplace() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scan.npz");
+    let recipe = ["--patterns=8", "--probe-diameter=20", "--photons=1e5", "--step=4", "--seed=1"];
+    program().arg("simulate").arg(&path).args(recipe).assert().success();
+    (folder, path)
+}
+
+/// Trains a narrow network, two patterns a step.
+fn train(scan: &Path, folder: &Path, more: &[&str]) {
+    let narrow = ["--n-filters-scale=1", "--batch-size=2", "--seed=3"];
+    let mut command = program();
+    command.arg("train").arg("--train-data-file").arg(scan).arg("--output-dir").arg(folder);
+    command.args(narrow).args(more).assert().success();
+}
+
+fn infer(model: &Path, scan: &Path, folder: &Path, device: &str) -> ArrayD<Complex32> {
+    let mut command = program();
+    command.arg("infer").arg("--model-path").arg(model).arg("--test-data").arg(scan);
+    command.arg("--output-dir").arg(folder).args(["--device", device, "--batch-size=4"]);
+    command.assert().success();
+    Npz::open(&folder.join("reconstruction.npz")).unwrap().c64("object").unwrap()
+}
+
+fn weights(folder: &Path) -> Vec<f32> {
+    let checkpoint = Checkpoint::load(folder.join("checkpoints/last.safetensors")).unwrap();
+    checkpoint.tensors.values().flat_map(|tensor| tensor.data.clone()).collect()
+}
+
+fn relative(got: &[f32], want: &[f32]) -> f64 {
+    let pairs = got.iter().zip(want).map(|(&g, &w)| (f64::from(g), f64::from(w)));
+    let (off, size) =
+        pairs.fold((0.0, 0.0), |(off, size), (g, w)| (off + (g - w).powi(2), size + w * w));
+    (off / size).sqrt()
+}
+
+#[test]
+fn inference_gives_the_same_object_on_both_devices() {
+    if !device() {
+        return;
+    }
+    let (place, scan) = workplace();
+    let [model, cpu, cuda] = ["model", "cpu", "cuda"].map(|name| place.path().join(name));
+    train(&scan, &model, &["--device=cpu", "--max-epochs=1"]);
+    let (want, got) = (infer(&model, &scan, &cpu, "cpu"), infer(&model, &scan, &cuda, "cuda"));
+    let (mut off, mut size) = (0.0, 0.0);
+    Zip::from(&got).and(&want).for_each(|g, w| {
+        off += f64::from((g - w).norm_sqr());
+        size += f64::from(w.norm_sqr());
+    });
+    assert!((off / size).sqrt() <= 1e-5, "relative L2 {:.1e}", (off / size).sqrt());
+}
+
+#[test]
+fn ten_steps_have_the_same_losses_on_both_devices() {
+    if !device() {
+        return;
+    }
+    let (place, scan) = workplace();
+    for more in [&["--n-images=2"][..], &["--n-images=2", "--gridsize=2", "--probe-trainable"]] {
+        let losses = ["cpu", "cuda"].map(|device| {
+            let folder = place.path().join(device);
+            let (device, epochs) = (format!("--device={device}"), "--max-epochs=10");
+            train(&scan, &folder, &[more, &[&device, epochs]].concat());
+            let rows = history::read(folder.join("history.csv")).unwrap().rows;
+            rows.iter().map(|row| row[3] as f32).collect::<Vec<f32>>()
+        });
+        assert_eq!(losses[0].len(), 10);
+        for (cpu, cuda) in losses[0].iter().zip(&losses[1]) {
+            assert!(((cuda - cpu) / cpu).abs() <= 1e-3, "{more:?}: {losses:?}");
+        }
+    }
+}
+
+#[test]
+fn two_steps_leave_nearly_the_same_weights_on_both_devices() {
+    if !device() {
+        return;
+    }
+    let (place, scan) = workplace();
+    let weights = ["cpu", "cuda"].map(|device| {
+        let folder = place.path().join(device);
+        train(&scan, &folder, &["--n-images=4", "--max-epochs=1", &format!("--device={device}")]);
+        weights(&folder)
+    });
+    let error = relative(&weights[1], &weights[0]);
+    assert!(error <= 1e-3, "relative L2 {error:.1e}");
+}
+
+#[test]
+fn a_training_on_cuda_is_repeated_and_resumed_to_the_bit() {
+    if !device() {
+        return;
+    }
+    let (place, scan) = workplace();
+    let [whole, again, parts] = ["whole", "again", "parts"].map(|name| place.path().join(name));
+    let common = ["--device=cuda", "--n-images=4", "--batch-norm"];
+    train(&scan, &whole, &[&common[..], &["--max-epochs=2"]].concat());
+    train(&scan, &again, &[&common[..], &["--max-epochs=2"]].concat());
+    train(&scan, &parts, &[&common[..], &["--max-epochs=1"]].concat());
+    train(&scan, &parts, &[&common[..], &["--max-epochs=2", "--resume=auto"]].concat());
+    assert!(weights(&whole) == weights(&again), "a second run");
+    assert!(weights(&whole) == weights(&parts), "a resumed run");
+}
+
+#[test]
+fn a_checkpoint_moves_between_devices() {
+    if !device() {
+        return;
+    }
+    let (place, scan) = workplace();
+    let folder = place.path().join("run");
+    for (device, epochs) in [("cpu", 1), ("cuda", 2), ("cpu", 3)] {
+        let (device, epochs) = (format!("--device={device}"), format!("--max-epochs={epochs}"));
+        train(&scan, &folder, &["--n-images=2", "--resume=auto", &device, &epochs]);
+    }
+    assert_eq!(history::read(folder.join("history.csv")).unwrap().rows.len(), 3);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_named() {
+    if !device() {
+        return;
+    }
+    let (place, scan) = workplace();
+    let mut command = program();
+    command.arg("train").arg("--train-data-file").arg(&scan).args(["--device", "cuda:7"]);
+    let output = command.arg("--output-dir").arg(place.path().join("run")).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("no cuda:7") && said.contains("cuda:0"), "{said}");
+}
