@@ -14,9 +14,10 @@
 //    partial float  [S, n]          sums over S slices of the pixels of the batch
 //
 // Each is a matrix product whose second factor is gathered while it is loaded: 64 rows × 64 columns
-// per block (16 × 256 for few channels), 4 × 4 per thread, 16 terms at a time in two shared buffers,
-// one filled while the other is multiplied. Rows are channels of the result; columns are pixels, or
-// weights of one output. Sums of 16 terms are formed apart, so that rounding does not pile up.
+// per block (16 × 256 for few channels), 4 × 4 per thread, 16 terms at a time in two shared
+// buffers, one filled while the other is multiplied. Rows are channels of the result; columns are
+// pixels, or weights of one output. Sums of 16 terms are formed apart, so that rounding does not
+// pile up.
 //
 // CPU twin: src/ops/conv2d/; S and the grids: src/ops/conv2d/cuda.rs.
 
