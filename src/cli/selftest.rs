@@ -9,6 +9,9 @@ use crate::{Error, Result};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// Check only what contains this in its name
+    #[arg(value_name = "NAME", default_value = "")]
+    pub filter: String,
     /// What to check: auto, cpu, cuda or cuda:1
     #[arg(long, default_value_t)]
     pub device: Device,
@@ -22,7 +25,7 @@ pub fn run(args: Args) -> Result<()> {
     let device = backend::choose(args.device)?;
     println!("{device}");
     println!("{:32} {:>12} {:>12}", "against the CPU in f64", "error", "bound");
-    let checks = selftest::run(&device, |check| {
+    let checks = selftest::run(&device, &args.filter, |check| {
         let verdict = match (check.error <= check.bound, check.repeats) {
             (true, true) => "ok",
             (false, _) => "WRONG",
@@ -30,6 +33,12 @@ pub fn run(args: Args) -> Result<()> {
         };
         println!("{:32} {:>12.1e} {:>12.0e}  {verdict}", check.what, check.error, check.bound);
     })?;
+    if checks.is_empty() {
+        return Err(Error::Config(format!(
+            "nothing that selftest checks has `{}` in its name",
+            args.filter
+        )));
+    }
     let failed: Vec<&str> =
         checks.iter().filter(|c| !c.passed()).map(|c| c.what.as_str()).collect();
     if args.json {
