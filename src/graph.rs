@@ -9,6 +9,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::ops::Op;
+use crate::plan::ALIGN;
 
 /// A buffer of the graph, by index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -214,6 +215,20 @@ impl Graph {
 
     pub fn len(&self, v: Value) -> usize {
         self.slots[v.0].len()
+    }
+
+    /// Elements of `v`; of a region, which must be complete, padding between its buffers included.
+    pub fn flat_len(&self, v: Value) -> usize {
+        let region = &self.slots[v.0];
+        if region.role != Role::Region {
+            return self.len(v);
+        }
+        let wanted = (region.region, region.group);
+        let of = |slot: &Slot| (Some(slot.role), slot.group) == wanted;
+        let mut members: Vec<usize> =
+            (0..self.slots.len()).filter(|&i| of(&self.slots[i])).collect();
+        members.sort_by_key(|&i| self.slots[i].of.unwrap_or(Value(i)));
+        members.iter().fold(0, |end, &i| end.next_multiple_of(ALIGN) + self.slots[i].len())
     }
 
     pub fn is_empty(&self) -> bool {

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::graph::{Graph, Role, Slot, Stage, Step, Value};
 
 /// Offsets are multiples of 64 elements: 256 bytes, enough for any vector load.
-const ALIGN: usize = 64;
+pub(crate) const ALIGN: usize = 64;
 
 /// Roles that live for the whole run, in arena order.
 const LASTING: [Role; 8] = [

@@ -12,6 +12,9 @@ pub struct Args {
     /// Check only what contains this in its name
     #[arg(value_name = "NAME", default_value = "")]
     pub filter: String,
+    /// Check single ops alone, no training
+    #[arg(long)]
+    pub ops: bool,
     /// What to check: auto, cpu, cuda or cuda:1
     #[arg(long, default_value_t)]
     pub device: Device,
@@ -25,7 +28,7 @@ pub fn run(args: Args) -> Result<()> {
     let device = backend::choose(args.device)?;
     println!("{device}");
     println!("{:32} {:>12} {:>12}", "against the CPU in f64", "error", "bound");
-    let checks = selftest::run(&device, &args.filter, |check| {
+    let checks = selftest::run(&device, &args.filter, !args.ops, |check| {
         let verdict = match (check.error <= check.bound, check.repeats) {
             (true, true) => "ok",
             (false, _) => "WRONG",

@@ -2,6 +2,7 @@
 //! of the CPU.
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::cases::{Case, Planned, Size, all};
 use crate::Result;
@@ -27,6 +28,8 @@ pub struct Check {
     pub bound: f64,
     /// The same bits in a second run.
     pub repeats: bool,
+    /// SHA-256 of the device's results, to compare runs by.
+    pub sha256: String,
 }
 
 impl Check {
@@ -35,9 +38,14 @@ impl Check {
     }
 }
 
-/// Checks every op at small sizes, and the training steps, as far as their names contain `filter`;
-/// `seen` is told of each as it is done.
-pub fn run(device: &Chosen, filter: &str, mut seen: impl FnMut(&Check)) -> Result<Vec<Check>> {
+/// Checks every op at small sizes and, if wanted, training steps, as far as their names contain
+/// `filter`; `seen` is told of each as it is done.
+pub fn run(
+    device: &Chosen,
+    filter: &str,
+    trainings: bool,
+    mut seen: impl FnMut(&Check),
+) -> Result<Vec<Check>> {
     let mut checks = Vec::new();
     let mut done = |check: Check| {
         seen(&check);
@@ -46,8 +54,9 @@ pub fn run(device: &Chosen, filter: &str, mut seen: impl FnMut(&Check)) -> Resul
     for case in all().iter().filter(|case| case.name.contains(filter)) {
         done(op(case, device)?);
     }
-    let trainings = [("training, gridsize 1", 1), ("training, gridsize 2", 2)];
-    for (what, gridsize) in trainings.into_iter().filter(|(what, _)| what.contains(filter)) {
+    let kinds = [("training, gridsize 1", 1), ("training, gridsize 2", 2)];
+    for (what, gridsize) in kinds.into_iter().filter(|(what, _)| trainings && what.contains(filter))
+    {
         done(training(what, &narrow(gridsize), device)?);
     }
     Ok(checks)
@@ -65,7 +74,8 @@ fn op(case: &Case, device: &Chosen) -> Result<Check> {
         what: case.name.into(),
         error: errors.fold(0.0, f64::max),
         bound: OP_BOUND,
-        repeats: got == again,
+        repeats: bits(&got) == bits(&again),
+        sha256: digest(&got),
     })
 }
 
@@ -78,6 +88,14 @@ fn results(planned: &Planned, backend: &mut dyn Backend) -> Result<Vec<Vec<f32>>
         backend.run(stage)?;
     }
     planned.results().into_iter().map(|v| backend.read(v)).collect()
+}
+
+fn bits(results: &[Vec<f32>]) -> Vec<u8> {
+    results.iter().flatten().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+fn digest(results: &[Vec<f32>]) -> String {
+    Sha256::digest(bits(results)).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// ‖got − want‖ / ‖want‖; infinite where one of them is not a number.
@@ -114,7 +132,8 @@ fn training(what: &str, model: &ModelConfig, device: &Chosen) -> Result<Check> {
         what: what.into(),
         error: apart.fold(0.0, f64::max),
         bound: STEP_BOUND,
-        repeats: got == again,
+        repeats: bits(std::slice::from_ref(&got)) == bits(&[again]),
+        sha256: digest(&[got]),
     })
 }
 

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::Operation;
 use crate::backend::cpu::{Mem, Real};
-use crate::graph::{Graph, Role, Value};
+use crate::graph::{Graph, Value};
 use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct Accumulate {
 
 /// Adds the flat region `gradient` to `sum`; `keep` is [1]: 0 starts anew, 1 adds.
 pub fn accumulate(g: &mut Graph, gradient: Value, sum: Value, keep: Value) {
-    let total = flat_len(g, sum);
+    let total = g.flat_len(sum);
     g.push(Accumulate { gradient, sum, keep, total });
 }
 
@@ -50,20 +50,4 @@ impl Operation for Accumulate {
             .ints([total]);
         vec![launch]
     }
-}
-
-/// Buffers of a region begin at multiples of this many elements, as the plan places them.
-const ALIGN: usize = 64;
-
-/// Elements of `v`; of a region, padding between its buffers included. A region must be complete.
-pub(super) fn flat_len(g: &Graph, v: Value) -> usize {
-    let region = &g.slots[v.0];
-    if region.role != Role::Region {
-        return g.len(v);
-    }
-    let wanted = (region.region, region.group);
-    let mut members: Vec<Value> = (0..g.slot_count()).map(Value).collect();
-    members.retain(|&m| (Some(g.slots[m.0].role), g.slots[m.0].group) == wanted);
-    members.sort_by_key(|&m| g.slots[m.0].of.unwrap_or(m));
-    members.into_iter().fold(0, |end, m| end.next_multiple_of(ALIGN) + g.len(m))
 }

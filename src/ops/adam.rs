@@ -9,7 +9,6 @@
 use rayon::prelude::*;
 
 use super::Operation;
-use super::accumulate::flat_len;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
@@ -36,7 +35,7 @@ pub struct Adam {
 
 /// Flat regions p, g, m, v; `control` holds [η, 1 − β₁ᵗ, 1 − β₂ᵗ].
 pub fn adam(g: &mut Graph, regions: [Value; 4], control: Value, constants: Constants) {
-    let total = flat_len(g, regions[0]);
+    let total = g.flat_len(regions[0]);
     g.push(Adam { regions, control, constants, total });
 }
 

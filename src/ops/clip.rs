@@ -9,7 +9,6 @@
 use rayon::prelude::*;
 
 use super::Operation;
-use super::accumulate::flat_len;
 use super::global_norm::{CHUNK, WIDE, sum_of_squares};
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
@@ -45,7 +44,7 @@ pub struct Clip {
 
 /// Clips `gradients` (flat regions, or tensors for [`Rule::Adaptive`]) in place.
 pub fn clip(g: &mut Graph, rule: Rule, gradients: &[Value], limit: f64) {
-    let totals: Vec<usize> = gradients.iter().map(|&v| flat_len(g, v)).collect();
+    let totals: Vec<usize> = gradients.iter().map(|&v| g.flat_len(v)).collect();
     let partials = totals.iter().map(|total| total.div_ceil(CHUNK)).max().unwrap_or(0);
     let adaptive = matches!(rule, Rule::Adaptive(_));
     let partial = adaptive.then(|| g.work("partial sums of norms", &[2 * WIDE * partials]));

@@ -7,7 +7,6 @@
 use rayon::prelude::*;
 
 use super::Operation;
-use super::accumulate::flat_len;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
@@ -31,7 +30,7 @@ pub struct GlobalNorm {
 /// Flat gradient regions → [1] norm, an output called "gradient norm".
 pub fn global_norm(g: &mut Graph, gradients: &[Value]) -> Value {
     let norm = g.output("gradient norm", &[1]);
-    let totals: Vec<usize> = gradients.iter().map(|&v| flat_len(g, v)).collect();
+    let totals: Vec<usize> = gradients.iter().map(|&v| g.flat_len(v)).collect();
     let partials: usize = totals.iter().map(|total| total.div_ceil(CHUNK)).sum();
     let partial = g.work("partial sums of the norm", &[WIDE * partials]);
     g.push(GlobalNorm { gradients: gradients.to_vec(), norm, partial, totals });

@@ -54,10 +54,8 @@ pub trait Operation: Clone + std::fmt::Debug {
     /// and never over a reduction, so that any thread count gives the same bits.
     fn cpu<T: Real>(&self, mem: &mut Mem<T>);
 
-    /// The kernels that run the op on a GPU; none where the kernel is yet to be written.
-    fn launches(&self) -> Vec<Launch> {
-        Vec::new()
-    }
+    /// The kernels that run the op on a GPU, in order; none where there is nothing to compute.
+    fn launches(&self) -> Vec<Launch>;
 }
 
 /// Declares the closed enum and its dispatch, so that an op is named once.

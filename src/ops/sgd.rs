@@ -6,7 +6,6 @@
 use rayon::prelude::*;
 
 use super::Operation;
-use super::accumulate::flat_len;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
@@ -22,7 +21,7 @@ pub struct Sgd {
 
 /// Flat regions p, g, m; `control` holds [η, …].
 pub fn sgd(g: &mut Graph, regions: [Value; 3], control: Value, momentum: f64, weight_decay: f64) {
-    let total = flat_len(g, regions[0]);
+    let total = g.flat_len(regions[0]);
     g.push(Sgd { regions, control, momentum, weight_decay, total });
 }
 
