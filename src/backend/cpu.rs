@@ -136,7 +136,21 @@ impl<T: Real> Backend for Cpu<T> {
         Ok(())
     }
 
+    fn upload(&mut self, half: usize, parts: &[(Value, &[f32])]) -> Result<()> {
+        for &(v, host) in parts {
+            let [slice] = self.mem.get([v]);
+            let len = slice.len() / 2;
+            let slice = &mut slice[half * len..][..len];
+            slice.iter_mut().zip(host).for_each(|(d, &h)| *d = T::of(h.into()));
+        }
+        Ok(())
+    }
+
     fn wait(&mut self) -> Result<()> {
         Ok(())
+    }
+
+    fn patience(&self) -> usize {
+        1
     }
 }

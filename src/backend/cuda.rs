@@ -8,8 +8,8 @@ use std::env;
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError,
-    LaunchConfig, PushKernelArg, result, sys,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError,
+    LaunchConfig, PinnedHostSlice, PushKernelArg, result, sys,
 };
 use cudarc::nvrtc::Ptx;
 
@@ -30,6 +30,9 @@ const OLDEST: (i32, i32) = (8, 0);
 
 /// Dynamic shared memory that a kernel gets without asking, bytes.
 const SHARED_UNASKED: u32 = 48 * 1024;
+
+/// Steps between two looks at the losses: a look costs about as much as a short step.
+const PATIENCE: usize = 32;
 
 /// Bytes of an element of the arena.
 const ELEMENT: usize = size_of::<f32>();
@@ -101,6 +104,12 @@ impl std::fmt::Display for Device {
             version(CUDA)
         )
     }
+}
+
+/// Bytes of memory that are free on the device of this index.
+pub fn free_memory(index: usize) -> Result<usize> {
+    let context = CudaContext::new(index).map_err(failed("open the device"))?;
+    context.mem_get_info().map(|(free, _)| free).map_err(failed("ask for the free memory"))
 }
 
 /// Devices that the driver shows.
@@ -175,6 +184,17 @@ pub struct Cuda {
     /// What was recorded of each stage; empty until it is first run.
     graphs: HashMap<Stage, Option<CudaGraph>>,
     stream: Arc<CudaStream>,
+    uploads: Uploads,
+}
+
+/// Copies from the host beside the work on the device.
+struct Uploads {
+    stream: Arc<CudaStream>,
+    /// Pinned memory that the halves are copied from, and when each was last copied.
+    staging: [Option<PinnedHostSlice<f32>>; 2],
+    copied: [Option<CudaEvent>; 2],
+    /// All work that was there at the last upload: that which read the half to be filled next.
+    behind: Option<CudaEvent>,
 }
 
 impl Cuda {
@@ -209,12 +229,13 @@ impl Cuda {
         }
         let arena = allocate(&stream, &plan)?;
         let plan = Arc::new(plan);
-        Ok(Cuda { plan, arena, kernels, graphs: HashMap::new(), stream })
-    }
-
-    /// Waits until all work is done.
-    pub fn wait(&mut self) -> Result<()> {
-        self.stream.synchronize().map_err(failed("finish the work on the device"))
+        let uploads = Uploads {
+            stream: context.new_stream().map_err(failed("make a stream"))?,
+            staging: [None, None],
+            copied: [None, None],
+            behind: None,
+        };
+        Ok(Cuda { plan, arena, kernels, graphs: HashMap::new(), stream, uploads })
     }
 
     /// Device address of `v`.
@@ -359,6 +380,47 @@ impl Backend for Cuda {
         Ok(host)
     }
 
+    fn upload(&mut self, half: usize, parts: &[(Value, &[f32])]) -> Result<()> {
+        let said = failed("stream patterns to the device");
+        let Uploads { stream, staging, copied, behind } = &mut self.uploads;
+        if let Some(before) = &copied[half] {
+            before.synchronize().map_err(&said)?;
+        }
+        let total = parts.iter().map(|(_, host)| host.len()).sum();
+        if staging[half].as_ref().is_none_or(|s| s.len() < total) {
+            // SAFETY: every element is written before it is copied from.
+            let pinned = unsafe { self.stream.context().alloc_pinned(total) };
+            staging[half] = Some(pinned.map_err(&said)?);
+        }
+        let pinned = staging[half].as_mut().expect("allocated above");
+        let pinned = pinned.as_mut_slice().map_err(&said)?;
+        if let Some(behind) = &*behind {
+            stream.wait(behind).map_err(&said)?;
+        }
+        let mut rest = pinned;
+        for &(v, host) in parts {
+            let (from, more) = rest.split_at_mut(host.len());
+            rest = more;
+            from.copy_from_slice(host);
+            let range = self.plan.range(v);
+            let first = range.start + half * (range.len() / 2);
+            assert!(host.len() <= range.len() / 2, "half of {}", self.plan.slots[v.0].name);
+            let (base, _sync) = self.arena.device_ptr(stream);
+            // SAFETY: the target lies inside of the arena, by the assertion; the source is pinned
+            // and is not written again before `copied` has happened.
+            unsafe {
+                let to = base + (first * ELEMENT) as u64;
+                result::memcpy_htod_async(to, from, stream.cu_stream())
+            }
+            .map_err(&said)?;
+        }
+        let done = stream.record_event(None).map_err(&said)?;
+        *behind = Some(self.stream.record_event(None).map_err(&said)?);
+        self.stream.wait(&done).map_err(&said)?;
+        copied[half] = Some(done);
+        Ok(())
+    }
+
     fn run(&mut self, stage: Stage) -> Result<()> {
         if !self.graphs.contains_key(&stage) {
             let graph = self.capture(stage)?;
@@ -371,6 +433,10 @@ impl Backend for Cuda {
     }
 
     fn wait(&mut self) -> Result<()> {
-        Cuda::wait(self)
+        self.stream.synchronize().map_err(failed("finish the work on the device"))
+    }
+
+    fn patience(&self) -> usize {
+        PATIENCE
     }
 }

@@ -23,11 +23,18 @@ pub trait Backend {
     /// Copies `v` to the host.
     fn read(&mut self, v: Value) -> Result<Vec<f32>>;
 
+    /// Copies `host` into one `half` (0 or 1) of each value, for the next stage that is run. The
+    /// halves take turns, so that the copy does not wait for the work that reads the other one.
+    fn upload(&mut self, half: usize, parts: &[(Value, &[f32])]) -> Result<()>;
+
     /// Runs the steps of one stage, in order. May return before the device is done.
     fn run(&mut self, stage: Stage) -> Result<()>;
 
     /// Waits until the device is done.
     fn wait(&mut self) -> Result<()>;
+
+    /// Steps after which it is time to look at the losses: each look waits for the device.
+    fn patience(&self) -> usize;
 }
 
 /// A device that was looked for and found.
@@ -38,6 +45,17 @@ pub enum Chosen {
 }
 
 impl Chosen {
+    /// Bytes that a plan may take, at most `limit`; `None` if nothing but the machine limits it.
+    pub fn budget(&self, limit: Option<usize>) -> Result<Option<usize>> {
+        match self {
+            Chosen::Cpu => Ok(limit),
+            Chosen::Cuda(device) => {
+                let free = cuda::free_memory(device.index)?;
+                Ok(Some(limit.map_or(free, |limit| limit.min(free))))
+            }
+        }
+    }
+
     /// Allocates `plan` there.
     pub fn open(&self, plan: Plan) -> Result<Box<dyn Backend>> {
         Ok(match self {

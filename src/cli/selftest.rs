@@ -18,13 +18,81 @@ pub struct Args {
     /// What to check: auto, cpu, cuda or cuda:1
     #[arg(long, default_value_t)]
     pub device: Device,
+    /// Binding of the CUDA driver: with cust, every op must give the bits that it gives with cudarc
+    #[arg(long, value_enum, default_value_t)]
+    pub binding: Binding,
     /// Print all figures as one JSON line at the end
     #[arg(long)]
     pub json: bool,
 }
 
+/// What carries calls to the CUDA driver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Binding {
+    /// That of every other command
+    #[default]
+    Cudarc,
+    /// An independent one, in programs built with the feature cust
+    Cust,
+}
+
 /// Prints a line for each op; an error if one of them is wrong.
 pub fn run(args: Args) -> Result<()> {
+    match args.binding {
+        Binding::Cudarc => against_the_cpu(&args),
+        Binding::Cust => against_cudarc(&args),
+    }
+}
+
+fn nothing(filter: &str) -> Error {
+    Error::Config(format!("nothing that selftest checks has `{filter}` in its name"))
+}
+
+#[cfg(not(feature = "cust"))]
+fn against_cudarc(_: &Args) -> Result<()> {
+    Err(Error::Config(
+        "--binding cust: this program was built without the feature cust; build it with `cargo \
+         build --release --features cust`"
+            .into(),
+    ))
+}
+
+#[cfg(feature = "cust")]
+fn against_cudarc(args: &Args) -> Result<()> {
+    // The CPU has no binding, so auto means the first GPU here.
+    let device = match args.device {
+        Device::Auto => Device::Cuda(0),
+        device => device,
+    };
+    let backend::Chosen::Cuda(device) = backend::choose(device)? else {
+        return Err(Error::Config("--binding cust needs a CUDA device, not --device cpu".into()));
+    };
+    println!("{device}");
+    println!("{:32} {:>12} {:>12}", "cust against cudarc", "launches", "numbers");
+    let checks = crate::measure::cust::run(&device, &args.filter, |check| {
+        let verdict = match &check.differs {
+            None => "same bits".into(),
+            Some(buffer) => format!("DIFFERENT: {} numbers, first of {buffer}", check.different),
+        };
+        println!("{:32} {:>12} {:>12}  {verdict}", check.what, check.launches, check.numbers);
+    })?;
+    if checks.is_empty() {
+        return Err(nothing(&args.filter));
+    }
+    let failed = checks.iter().filter(|check| check.differs.is_some()).count();
+    if args.json {
+        let (device, passed) = (device.to_string(), failed == 0);
+        println!("{}", json!({ "device": device, "passed": passed, "checks": checks }));
+    }
+    if failed == 0 {
+        println!("all {} checks passed: the same bits with cust and with cudarc", checks.len());
+        return Ok(());
+    }
+    let all = checks.len();
+    Err(Error::Run(format!("{failed} of {all} checks differ between cust and cudarc on {device}")))
+}
+
+fn against_the_cpu(args: &Args) -> Result<()> {
     let device = backend::choose(args.device)?;
     println!("{device}");
     println!("{:32} {:>12} {:>12}", "against the CPU in f64", "error", "bound");
@@ -37,10 +105,7 @@ pub fn run(args: Args) -> Result<()> {
         println!("{:32} {:>12.1e} {:>12.0e}  {verdict}", check.what, check.error, check.bound);
     })?;
     if checks.is_empty() {
-        return Err(Error::Config(format!(
-            "nothing that selftest checks has `{}` in its name",
-            args.filter
-        )));
+        return Err(nothing(&args.filter));
     }
     let failed: Vec<&str> =
         checks.iter().filter(|c| !c.passed()).map(|c| c.what.as_str()).collect();

@@ -180,6 +180,10 @@ pub struct Args {
     /// auto, cpu, cuda or cuda:INDEX [default: auto]
     #[arg(long, visible_alias = "accelerator", value_name = "DEVICE", help_heading = "Run")]
     pub device: Option<Device>,
+    /// Bytes of buffers that a training may take, such as 8e9; patterns that do not fit are streamed
+    /// from memory [default: what the device has]
+    #[arg(long, value_parser = bytes, value_name = "BYTES", help_heading = "Run")]
+    pub device_memory_limit: Option<usize>,
     /// Stop after this many epochs without a better loss [default: never]
     #[arg(long, value_name = "EPOCHS", help_heading = "Run")]
     pub early_stop_patience: Option<usize>,
@@ -380,6 +384,16 @@ fn loss_curve(folder: &Path) -> Result<()> {
         .collect();
     let curve = Curve { title: "Loss", x_label: "epoch", y_label: "loss", log_y: true };
     report::write_curve(folder.join("loss.png"), &all, &curve)
+}
+
+/// A number of bytes, also as 8e9.
+fn bytes(text: &str) -> Result<usize, String> {
+    let value: f64 = text.parse().map_err(|_| "not a number of bytes".to_string())?;
+    if (1.0..9e15).contains(&value) {
+        Ok(value as usize)
+    } else {
+        Err("not a number of bytes".into())
+    }
 }
 
 /// A record of the run could not hold infinity or NaN, and no option means anything with them.

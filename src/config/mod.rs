@@ -246,6 +246,9 @@ pub struct RunConfig {
     /// Governs selection, grouping, first weights, shuffling and noise.
     pub seed: u64,
     pub device: Device,
+    /// Bytes of buffers that a training may take; patterns that do not fit are streamed. None = what
+    /// the device has.
+    pub device_memory_limit: Option<usize>,
     /// Stop after this many epochs without a better loss; none = never.
     pub early_stop_patience: Option<usize>,
     /// Go on with an interrupted training.
@@ -266,6 +269,7 @@ impl Default for RunConfig {
             batch_size: 16,
             seed: 0,
             device: Device::Auto,
+            device_memory_limit: None,
             early_stop_patience: None,
             resume: None,
             strict: false,

@@ -11,8 +11,8 @@ use crate::ops::{
     batch_norm::batch_norm, channel_gate::channel_gate, channel_pool::channel_pool, conv2d::conv2d,
     extract::extract, fft2::fft2, gather::gather, global_norm::global_norm, head_sum::head_sum,
     illuminate::illuminate, intensity::intensity, mae::mae, max_pool::max_pool,
-    mean_deviation::mean_deviation, poisson::poisson, polar::polar, scale::scale, sgd::sgd,
-    spatial_gate::spatial_gate, spatial_pool::spatial_pool, split::split,
+    mean_deviation::mean_deviation, poisson::poisson, polar::polar, record::record, scale::scale,
+    sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool, split::split,
     total_variation::total_variation, upsample::upsample, weighted_sum::weighted_sum,
 };
 use crate::plan::Plan;
@@ -313,6 +313,11 @@ fn losses() -> Vec<Case> {
         ("total_variation", |g, s| {
             let x = real(g, s, "x");
             Some(total_variation(g, x))
+        }),
+        ("record", |g, _| {
+            let (x, slot) = (g.input("x", &[1]), g.input("scan", &[1]));
+            record(g, "ring", x, slot, 1);
+            None
         }),
         ("weighted_sum", |g, s| {
             let (loss, weight) = (g.param("loss", &[s.batch]), g.input("weight", &[s.batch]));

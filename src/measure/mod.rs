@@ -2,4 +2,6 @@
 
 pub mod bench;
 pub mod cases;
+#[cfg(feature = "cust")]
+pub mod cust;
 pub mod selftest;

@@ -13,6 +13,7 @@ use crate::ops::merge::MergeRule;
 use crate::ops::misfit::{Measured, Normalise};
 use crate::ops::poisson::poisson;
 use crate::ops::polar::polar;
+use crate::ops::record::record;
 use crate::ops::scale::scale;
 use crate::ops::total_variation::total_variation;
 use crate::ops::weighted_sum::weighted_sum;
@@ -24,12 +25,15 @@ const SUPERVISED: [f64; 2] = [2.0, 4.0];
 /// Pixels of a merged canvas that carry less than this share of the largest weight are empty.
 const MERGE_THRESHOLD: f64 = 1e-6;
 
+/// Steps whose losses and gradient norms are kept on the device.
+pub const RING: usize = 32;
+
 /// Sizes of the data that a training plan is made for.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
     /// Groups per batch.
     pub batch: usize,
-    /// Patterns of all scans together.
+    /// Patterns that are held at once: all of them, or two batches of those that are streamed.
     pub frames: usize,
     pub scans: usize,
     /// Probe modes.
@@ -45,11 +49,11 @@ pub struct Sizes {
 /// the probe, when it is trained.
 #[derive(Clone, Debug)]
 pub struct Inputs {
-    /// [M, N, N] amplitudes of all patterns, written once.
+    /// [M, N, N] amplitudes of the patterns that are held.
     pub frames: Value,
     /// [M, N, N] true amplitude and phase (rad) of the patches, in supervised training.
     pub labels: Option<[Value; 2]>,
-    /// [B, C] which patterns make up the batch.
+    /// [B, C] which of them make up the batch.
     pub index: Value,
     /// [B] factor that normalises the amplitudes for the network.
     pub gain: Value,
@@ -70,6 +74,8 @@ pub struct Inputs {
     pub training: Value,
     /// [1] ∂L/∂L, 1.
     pub seed: Value,
+    /// [1] where the loss and the norm of this step are noted.
+    pub slot: Value,
 }
 
 /// Everything of one training step.
@@ -80,6 +86,9 @@ pub struct Training {
     pub controls: Controls,
     /// [1] total loss of the batch.
     pub loss: Value,
+    /// [[`RING`]] losses of the last batches, and gradient norms of the last steps.
+    pub losses: Value,
+    pub norms: Value,
     /// [B, C, N, N] measured amplitude of the batch.
     pub amplitude: Value,
     /// [B, C, N, N] predicted intensity; none in supervised training.
@@ -129,11 +138,14 @@ pub fn training(
     terms.extend(regularisers(&mut g, loss, patch));
     let total = weighted_sum(&mut g, terms, inputs.weight);
     g.differentiate(total, inputs.seed);
+    let losses = record(&mut g, "losses", total, inputs.slot, RING);
     let controls = optimiser::attach(&mut g, optimiser);
+    let norms = record(&mut g, "norms", controls.norm, inputs.slot, RING);
     let patch = [patch.amplitude, patch.phase];
     patch.into_iter().chain([amplitude]).chain(intensity).for_each(|v| g.keep(v));
     let plan = Plan::new(g);
-    Training { plan, inputs, controls, loss: total, amplitude, intensity, patch, initial }
+    let loss = total;
+    Training { plan, inputs, controls, loss, losses, norms, amplitude, intensity, patch, initial }
 }
 
 fn inputs(
@@ -175,6 +187,7 @@ fn inputs(
         merge: model.merge_weights,
         training: g.input("training", &[1]),
         seed: g.input("seed", &[1]),
+        slot: g.input("slot", &[1]),
     }
 }
 

@@ -29,6 +29,7 @@ pub mod merge;
 pub mod misfit;
 pub mod poisson;
 pub mod polar;
+pub mod record;
 mod reduce;
 pub mod scale;
 pub mod sgd;
@@ -124,6 +125,7 @@ ops! {
     merge: Merge MergeBackward;
     poisson: Poisson PoissonBackward;
     polar: Polar PolarBackward;
+    record: Record;
     scale: Scale ScaleBackward;
     sgd: Sgd;
     spatial_gate: SpatialGate SpatialGateBackward;

@@ -6,17 +6,58 @@ use super::pool::{Epoch, Pool};
 use crate::Result;
 use crate::backend::Backend;
 use crate::data::scan::Scan;
+use crate::graph::Value;
 use crate::models::physics::{central_box, probe_intensity};
 use crate::models::plans::Inputs;
 
+/// Patterns that stay on the host, because the device cannot hold all; batches take turns in the
+/// two halves of the buffers that it has.
+#[derive(Debug)]
+pub struct Streamed {
+    /// Numbers of one pattern.
+    pixels: usize,
+    /// Each buffer, and all that goes through it.
+    sources: Vec<(Value, Vec<f32>)>,
+    /// Where each is put together.
+    staged: Vec<Vec<f32>>,
+    half: usize,
+}
+
+impl Streamed {
+    /// Uploads the patterns of `index`, and says where in the buffers they are.
+    fn upload(&mut self, backend: &mut dyn Backend, index: &[usize]) -> Result<Vec<usize>> {
+        self.half = 1 - self.half;
+        self.staged.resize_with(self.sources.len(), Vec::new);
+        for (staged, (_, all)) in self.staged.iter_mut().zip(&self.sources) {
+            staged.clear();
+            index.iter().for_each(|&i| staged.extend(&all[i * self.pixels..][..self.pixels]));
+        }
+        let parts = self.sources.iter().zip(&self.staged);
+        let parts: Vec<(Value, &[f32])> = parts.map(|((v, _), s)| (*v, s.as_slice())).collect();
+        backend.upload(self.half, &parts)?;
+        let first = self.half * index.len();
+        Ok((first..first + index.len()).collect())
+    }
+}
+
 /// Writes what stays the same for a whole training: patterns, labels, probes, masks, merge weights.
+/// If the patterns are to be `streamed`, they are given back instead.
 pub fn load(
     backend: &mut dyn Backend,
     inputs: &Inputs,
     pool: &Pool,
     train: Vec<Scan>,
     test: Option<Scan>,
-) -> Result<()> {
+    streamed: bool,
+) -> Result<Option<Streamed>> {
+    let mut sources = Vec::new();
+    let mut put = |backend: &mut dyn Backend, v: Value, all: Vec<f32>| {
+        if !streamed {
+            return backend.write(v, &all);
+        }
+        sources.push((v, all));
+        Ok(())
+    };
     // A test scan that is one of the training scans is not held twice.
     let test = test.filter(|t| train.iter().all(|s| s.source.sha256 != t.source.sha256));
     let scans: Vec<Scan> = train.into_iter().chain(test).collect();
@@ -26,25 +67,27 @@ pub fn load(
             pairs.flat_map(|(s, m)| s.labels.iter().flatten().map(move |z| f(z, m.gauge))).collect()
         };
         // In the engine's gauge the probe is larger by the factor that the object is smaller by.
-        backend.write(amplitude, &labels(|z, gauge| (f64::from(z.norm()) / gauge) as f32))?;
-        backend.write(phase, &labels(|z, _| z.arg()))?;
+        put(backend, amplitude, labels(|z, gauge| (f64::from(z.norm()) / gauge) as f32))?;
+        put(backend, phase, labels(|z, _| z.arg()))?;
     }
     let mut frames = Vec::with_capacity(scans.iter().map(|s| s.amplitude.len()).sum());
     for scan in scans {
         frames.extend(scan.amplitude.iter());
     }
-    backend.write(inputs.frames, &frames)?;
-    drop(frames);
+    put(backend, inputs.frames, frames)?;
     backend.write(inputs.probe, &pool.probes())?;
     let masks: Vec<f32> = pool.members.iter().flat_map(|m| m.mask.iter().copied()).collect();
     backend.write(inputs.mask, &masks)?;
     if let Some(overlap) = &inputs.overlap {
         backend.write(overlap.weight, &pool.merge_weight(inputs.merge))?;
     }
-    backend.write(inputs.seed, &[1.0])
+    backend.write(inputs.seed, &[1.0])?;
+    let (pixels, staged) = (pool.side * pool.side, Vec::new());
+    Ok(streamed.then_some(Streamed { pixels, sources, staged, half: 0 }))
 }
 
 /// A slice of an epoch, padded to the batch size.
+#[derive(Clone, Copy)]
 pub struct Batch<'a> {
     epoch: &'a Epoch,
     first: usize,
@@ -82,13 +125,15 @@ impl<'a> Batch<'a> {
         format!(", patterns {:?}", self.frames())
     }
 
-    /// Fills the input buffers; each group weighs 1/`total`, padding nothing.
+    /// Fills the input buffers; each group weighs 1/`total`, padding nothing. Of `streamed` patterns
+    /// those of this batch are uploaded first.
     pub fn write(
         &self,
         backend: &mut dyn Backend,
         inputs: &Inputs,
         pool: &Pool,
         total: usize,
+        streamed: Option<&mut Streamed>,
     ) -> Result<()> {
         // Padding repeats the first group. It weighs nothing in the loss; batch normalisation does
         // see it, so that its statistics of a short last batch count that group more than once.
@@ -96,10 +141,13 @@ impl<'a> Batch<'a> {
         let c = self.channels;
         let groups = || (0..self.size).map(group);
         let per_group = |f: &dyn Fn(usize) -> f32| -> Vec<f32> { groups().map(f).collect() };
-        let index: Vec<f32> = groups()
-            .flat_map(|g| self.epoch.index[g * c..(g + 1) * c].iter().map(|&i| i as f32))
-            .collect();
-        backend.write(inputs.index, &index)?;
+        let index: Vec<usize> =
+            groups().flat_map(|g| self.epoch.index[g * c..(g + 1) * c].iter().copied()).collect();
+        let index = match streamed {
+            Some(streamed) => streamed.upload(backend, &index)?,
+            None => index,
+        };
+        backend.write(inputs.index, &index.iter().map(|&i| i as f32).collect::<Vec<_>>())?;
         backend.write(inputs.gain, &per_group(&|_| pool.input_scale as f32))?;
         let scan = |g: usize| self.epoch.scan[g];
         backend.write(inputs.dose, &per_group(&|g| pool.members[scan(g)].kappa as f32))?;

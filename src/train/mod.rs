@@ -25,7 +25,7 @@ use crate::models::plans::{self, Sizes, Training};
 use crate::report::history::History;
 use crate::report::{self, Progress as Bar};
 use crate::{Error, Result};
-use batch::Batch;
+use batch::{Batch, Streamed};
 use collapse::Structure;
 use pool::{Epoch, Part, Pool};
 use state::{Learned, LearnedScan, Progress};
@@ -71,6 +71,8 @@ pub struct Trainer {
     pool: Pool,
     step: Training,
     backend: Box<dyn Backend>,
+    /// Patterns that the device cannot hold.
+    streamed: Option<Streamed>,
     progress: Progress,
     structure: Vec<(f64, Structure)>,
     folder: PathBuf,
@@ -88,16 +90,15 @@ impl Trainer {
         let config = resolved.config.clone();
         let seed = config.run.seed;
         let pool = Pool::new(&train, test.as_ref(), &config.data, seed)?;
-        let sizes = sizes(&config, &pool)?;
-        let step = plans::training(&config.model, &config.loss, &config.optimiser, &sizes);
+        let (step, streamed) = plan(&config, &pool, device)?;
         log::info!(
             "{} parameters, {:.0} MB of buffers for batches of {}",
             step.plan.elements(crate::graph::Role::Param),
             step.plan.arena as f64 * 4e-6,
-            sizes.batch
+            config.run.batch_size
         );
         let mut backend = device.open(step.plan.clone())?;
-        batch::load(backend.as_mut(), &step.inputs, &pool, train, test)?;
+        let streamed = batch::load(backend.as_mut(), &step.inputs, &pool, train, test, streamed)?;
         for initial in &step.initial {
             let len = step.plan.slots[initial.value.0].len();
             backend.write(initial.value, &initial.numbers(seed, len))?;
@@ -116,6 +117,7 @@ impl Trainer {
             pool,
             step,
             backend,
+            streamed,
             progress,
             structure,
             folder,
@@ -269,37 +271,62 @@ impl Trainer {
         self.backend.write(self.step.inputs.training, &[1.0])?;
         let (mut total, mut norm) = (0.0, 0.0);
         let batches = groups.len().div_ceil(size);
+        let patience = self.backend.patience().min(plans::RING);
+        let mut unseen = Vec::with_capacity(patience);
         for at in 0..batches {
             // The batches of one step share its weight, also when the last step has fewer groups.
             let window = at / every * every * size;
             let in_step = (groups.len() - window).min(every * size);
             let batch = Batch::new(groups, at * size, size, self.config.model.channels());
-            batch.write(self.backend.as_mut(), &self.step.inputs, &self.pool, in_step)?;
+            self.write(&batch, in_step)?;
+            self.backend.write(self.step.inputs.slot, &[unseen.len() as f32])?;
             if let Some(keep) = self.step.controls.keep {
                 self.backend.write(keep, &[if at % every == 0 { 0.0 } else { 1.0 }])?;
             }
             self.backend.run(Stage::Forward)?;
             self.backend.run(Stage::Backward)?;
-            let loss = f64::from(self.backend.read(self.step.loss)?[0]) * in_step as f64;
-            self.check_finite(loss, &batch)?;
-            total += loss;
-            if at % every == every - 1 || at == batches - 1 {
+            let updated = at % every == every - 1 || at == batches - 1;
+            if updated {
                 self.update(rate)?;
-                norm = f64::from(self.backend.read(self.step.controls.norm)?[0]);
-                if !norm.is_finite() {
-                    return Err(self.not_finite("gradient's norm", norm, &batch.named()));
-                }
             }
-            bar.step(batch.patterns(), Some(loss / batch.len() as f64));
+            unseen.push(Unseen { batch, in_step, updated });
+            if unseen.len() == patience || at == batches - 1 {
+                total += self.look(&unseen, &mut norm, bar)?;
+                unseen.clear();
+            }
         }
         Ok((total / groups.len() as f64, norm))
     }
 
-    fn check_finite(&self, loss: f64, batch: &Batch) -> Result<()> {
-        if loss.is_finite() {
-            return Ok(());
+    /// Looks at the losses of the last batches, and at the norms of the gradients; the sum of the
+    /// losses over their groups.
+    fn look(&mut self, unseen: &[Unseen], norm: &mut f64, bar: &mut Bar) -> Result<f64> {
+        let losses = self.backend.read(self.step.losses)?;
+        let norms = self.backend.read(self.step.norms)?;
+        let mut total = 0.0;
+        for (Unseen { batch, in_step, updated }, (loss, n)) in
+            unseen.iter().zip(losses.into_iter().zip(norms))
+        {
+            let loss = f64::from(loss) * *in_step as f64;
+            if !loss.is_finite() {
+                return Err(self.not_finite("loss", loss, &batch.named()));
+            }
+            if *updated {
+                *norm = n.into();
+            }
+            if !norm.is_finite() {
+                return Err(self.not_finite("gradient's norm", *norm, &batch.named()));
+            }
+            total += loss;
+            bar.step(batch.patterns(), Some(loss / batch.len() as f64));
         }
-        Err(self.not_finite("loss", loss, &batch.named()))
+        Ok(total)
+    }
+
+    /// Fills the input buffers with `batch`, of which each group weighs 1/`total`.
+    fn write(&mut self, batch: &Batch, total: usize) -> Result<()> {
+        let (inputs, pool) = (&self.step.inputs, &self.pool);
+        batch.write(self.backend.as_mut(), inputs, pool, total, self.streamed.as_mut())
     }
 
     fn not_finite(&self, what: &str, value: f64, place: &str) -> Error {
@@ -354,7 +381,7 @@ impl Trainer {
         self.backend.write(self.step.inputs.training, &[0.0])?;
         for at in (0..groups.len()).step_by(size) {
             let batch = Batch::new(groups, at, size, self.config.model.channels());
-            batch.write(self.backend.as_mut(), &self.step.inputs, &self.pool, batch.len())?;
+            self.write(&batch, batch.len())?;
             self.backend.run(Stage::Forward)?;
             let count = batch.len();
             look(self, &batch, count)?;
@@ -437,6 +464,40 @@ impl Trainer {
             patterns_per_second: rate,
         })
     }
+}
+
+/// A batch whose loss has not been looked at.
+struct Unseen<'a> {
+    batch: Batch<'a>,
+    /// Groups of the step that it belongs to.
+    in_step: usize,
+    /// The step was done after it.
+    updated: bool,
+}
+
+/// The plan of a step, and whether patterns are streamed: where the device cannot hold all.
+fn plan(config: &TrainConfig, pool: &Pool, device: &Chosen) -> Result<(Training, bool)> {
+    let build =
+        |sizes: &Sizes| plans::training(&config.model, &config.loss, &config.optimiser, sizes);
+    let mut sizes = sizes(config, pool)?;
+    let step = build(&sizes);
+    let budget = device.budget(config.run.device_memory_limit)?;
+    let Some(budget) = budget.filter(|&budget| budget < step.plan.bytes()) else {
+        return Ok((step, false));
+    };
+    sizes.frames = 2 * config.run.batch_size * config.model.channels();
+    let streaming = build(&sizes);
+    let (all, few) = (step.plan.bytes() as f64 * 1e-6, streaming.plan.bytes() as f64 * 1e-6);
+    if streaming.plan.bytes() > budget {
+        return Err(Error::Device(format!(
+            "the training needs {all:.0} MB of buffers, {few:.0} MB with patterns streamed, but may \
+             take {:.0} MB: use a smaller --batch-size, a higher --device-memory-limit, or \
+             --device cpu",
+            budget as f64 * 1e-6
+        )));
+    }
+    log::info!("{all:.0} MB do not fit: patterns are streamed, which takes {few:.0} MB");
+    Ok((streaming, true))
 }
 
 /// What the plan has to hold.

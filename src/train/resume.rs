@@ -11,12 +11,13 @@ use super::state::LearnedScan;
 use crate::{Error, Result};
 
 /// Options that may differ without changing a single step, or that are checked by other means.
-const FREE: [&str; 10] = [
+const FREE: [&str; 11] = [
     "train_data_file",
     "test_data_file",
     "output_dir",
     "max_epochs",
     "device",
+    "device_memory_limit",
     "early_stop_patience",
     "resume",
     "strict",
