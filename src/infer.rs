@@ -1,6 +1,6 @@
 //! Inference: a trained network over a scan, its patches stitched into one object.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, Array3, s};
 use num_complex::Complex32;
@@ -55,11 +55,21 @@ pub struct Reconstruction {
 
 /// A trained network, ready to be applied.
 pub struct Network {
+    checkpoint: Checkpoint,
+    path: PathBuf,
     learned: Learned,
-    plan: Inference,
-    backend: Box<dyn Backend>,
+    batch: usize,
+    device: Chosen,
     /// [S, P, N, N] learned probes with the checkerboard, in the engine's gauge.
     probe: Option<Tensor>,
+}
+
+/// The network in the memory of the device.
+struct Loaded {
+    plan: Inference,
+    backend: Box<dyn Backend>,
+    /// Patterns of a batch.
+    patterns: usize,
 }
 
 impl Network {
@@ -71,13 +81,16 @@ impl Network {
         device: &Chosen,
     ) -> Result<Network> {
         let learned: Learned = state::part(checkpoint, "learned", path)?;
-        let plan = plans::inference(&learned.model, batch_size);
-        let mut backend = device.open(plan.plan.clone())?;
-        state::apply(backend.as_mut(), checkpoint, path)?;
-        backend.write(plan.training, &[0.0])?;
         let probe =
             learned.probe_trained.then(|| checkpoint.tensors.get("probe").cloned()).flatten();
-        Ok(Network { learned, plan, backend, probe })
+        Ok(Network {
+            checkpoint: checkpoint.clone(),
+            path: path.to_path_buf(),
+            learned,
+            batch: batch_size,
+            device: device.clone(),
+            probe,
+        })
     }
 
     /// What the network was trained as.
@@ -86,7 +99,7 @@ impl Network {
     }
 
     /// Reconstructs `scan`.
-    pub fn reconstruct(&mut self, scan: &Scan, options: &Options) -> Result<Reconstruction> {
+    pub fn reconstruct(&self, scan: &Scan, options: &Options) -> Result<Reconstruction> {
         self.check(scan)?;
         let used = options.n_images.unwrap_or(scan.len()).min(scan.len());
         let indices: Vec<usize> = (0..used).collect();
@@ -106,7 +119,7 @@ impl Network {
             PatchWeighting::Tapered => stitch::Weights::Map(lit() * taper(crop)),
         };
         let canvas = Canvas::around(&positions, crop)?;
-        let mut stitcher = Stitcher::new(&canvas, &stitch::Options { crop, weights })?;
+        let weighting = stitch::Options { crop, weights };
         let input_scale = if options.recompute_normalisation {
             scan.input_scale()
         } else {
@@ -114,15 +127,13 @@ impl Network {
         };
         let groups =
             Groups::covering(&positions, self.model().gridsize, self.learned.neighbor_count)?;
-        let batch = self.backend.plan().slots[self.plan.gain.0].len();
-        self.backend.write(self.plan.gain, &vec![input_scale as f32; batch])?;
-        for members in groups.members.chunks(batch * groups.size) {
-            let patches = self.patches(scan, members, gauge)?;
-            let centres: Vec<Position> = members.iter().map(|&m| positions[m]).collect();
-            stitcher.add(options.orientation.apply_patches(patches.view()), &centres)?;
-        }
+        let mut loaded = self.load(&canvas, crop, &options.orientation, input_scale)?;
+        let job = Job { scan, groups: &groups, positions: &positions, canvas: &canvas, gauge };
+        let stitched = match loaded.plan.stitched {
+            Some(buffers) => loaded.stitch_on_device(&job, &weighting, buffers)?,
+            None => loaded.stitch_on_host(&job, &weighting, &options.orientation)?,
+        };
         let probe_trained = self.probe.is_some();
-        let stitched = stitcher.finish()?;
         Ok(Reconstruction {
             stitched,
             canvas,
@@ -154,24 +165,33 @@ impl Network {
         Ok(())
     }
 
-    /// The patches of some patterns, [members, N, N], in the file's gauge.
-    fn patches(&mut self, scan: &Scan, members: &[usize], gauge: f64) -> Result<Array3<Complex32>> {
-        let n = scan.side();
-        let len = self.backend.plan().slots[self.plan.amplitude.0].len();
-        let mut amplitude = Vec::with_capacity(len);
-        for &m in members {
-            amplitude.extend(scan.amplitude.slice(s![m, .., ..]).iter());
+    /// Plans the network for one scan. A GPU stitches too, where it has room for the canvas.
+    fn load(
+        &self,
+        canvas: &Canvas,
+        crop: usize,
+        orientation: &Orientation,
+        input_scale: f64,
+    ) -> Result<Loaded> {
+        let build = |canvas| plans::inference(&self.learned.model, self.batch, canvas);
+        let mut plan = build(None);
+        if let Chosen::Cuda(_) = self.device {
+            let size = [canvas.height, canvas.width];
+            let with = build(Some(plans::Canvas { size, crop, transpose: orientation.transpose }));
+            let budget = self.device.budget(None)?;
+            if budget.is_none_or(|budget| with.plan.bytes() <= budget) {
+                plan = with;
+            } else {
+                log::info!("the device has no room for the canvas: it is stitched on the CPU");
+            }
         }
-        // Dark padding; its patches are not looked at.
-        amplitude.resize(len, 0.0);
-        self.backend.write(self.plan.amplitude, &amplitude)?;
-        self.backend.run(Stage::Forward)?;
-        let object = self.backend.read(self.plan.object)?;
-        let gauge = gauge as f32;
-        let patches = object.chunks_exact(2).take(members.len() * n * n);
-        let patches = patches.map(|z| Complex32::new(gauge * z[0], gauge * z[1])).collect();
-        Ok(Array3::from_shape_vec((members.len(), n, n), patches)
-            .expect("one patch for each pattern"))
+        let mut backend = self.device.open(plan.plan.clone())?;
+        state::apply(backend.as_mut(), &self.checkpoint, &self.path)?;
+        backend.write(plan.training, &[0.0])?;
+        let gain = plan.plan.slots[plan.gain.0].len();
+        backend.write(plan.gain, &vec![input_scale as f32; gain])?;
+        let patterns = gain * self.learned.model.channels();
+        Ok(Loaded { plan, backend, patterns })
     }
 
     /// The probe of a scan in its file's gauge, learned where the network has learned it, and the
@@ -194,6 +214,78 @@ impl Network {
         let values = values.map(|z| Complex32::new(z[0], z[1])).collect();
         let probe = Array3::from_shape_vec((modes, n, n), values).expect("a whole probe");
         (checkerboard(probe.view(), 1.0 / gauge), gauge)
+    }
+}
+
+/// What is reconstructed, and where it goes.
+struct Job<'a> {
+    scan: &'a Scan,
+    groups: &'a Groups,
+    positions: &'a [Position],
+    canvas: &'a Canvas,
+    /// Object in the file's gauge = this times what the network gives.
+    gauge: f64,
+}
+
+impl Loaded {
+    /// Writes the patterns of some members and runs the network over them.
+    fn run(&mut self, scan: &Scan, members: &[usize]) -> Result<()> {
+        let len = self.backend.plan().slots[self.plan.amplitude.0].len();
+        let mut amplitude = Vec::with_capacity(len);
+        for &m in members {
+            amplitude.extend(scan.amplitude.slice(s![m, .., ..]).iter());
+        }
+        // Dark padding; its patches are not looked at.
+        amplitude.resize(len, 0.0);
+        self.backend.write(self.plan.amplitude, &amplitude)?;
+        self.backend.run(Stage::Forward)
+    }
+
+    fn stitch_on_device(
+        &mut self,
+        job: &Job,
+        weighting: &stitch::Options,
+        buffers: plans::Stitched,
+    ) -> Result<Stitched> {
+        let crop = weighting.crop;
+        let weights = stitch::weight_map(&weighting.weights, crop)?;
+        self.backend.write(buffers.weight, &weights)?;
+        let cells = self.backend.plan().range(buffers.canvas).len();
+        self.backend.write(buffers.canvas, &vec![0.0; cells])?;
+        let places = stitch::places(job.canvas, crop, job.positions)?;
+        for members in job.groups.members.chunks(self.patterns) {
+            let mut batch: Vec<f32> = members.iter().flat_map(|&m| places[m]).collect();
+            // A negative row is no patch.
+            batch.resize(4 * self.patterns, -1.0);
+            self.backend.write(buffers.places, &batch)?;
+            self.run(job.scan, members)?;
+        }
+        let cells = self.backend.read(buffers.canvas)?;
+        Stitched::of_cells(&cells, job.canvas, &weights, job.gauge as f32)
+    }
+
+    fn stitch_on_host(
+        &mut self,
+        job: &Job,
+        weighting: &stitch::Options,
+        orientation: &Orientation,
+    ) -> Result<Stitched> {
+        let mut stitcher = Stitcher::new(job.canvas, weighting)?;
+        for members in job.groups.members.chunks(self.patterns) {
+            self.run(job.scan, members)?;
+            let patches = self.patches(members.len(), job.scan.side(), job.gauge as f32)?;
+            let centres: Vec<Position> = members.iter().map(|&m| job.positions[m]).collect();
+            stitcher.add(orientation.apply_patches(patches.view()), &centres)?;
+        }
+        stitcher.finish()
+    }
+
+    /// The first patches of the last batch, [count, N, N], in the file's gauge.
+    fn patches(&mut self, count: usize, n: usize, gauge: f32) -> Result<Array3<Complex32>> {
+        let object = self.backend.read(self.plan.object)?;
+        let patches = object.chunks_exact(2).take(count * n * n);
+        let patches = patches.map(|z| Complex32::new(gauge * z[0], gauge * z[1])).collect();
+        Ok(Array3::from_shape_vec((count, n, n), patches).expect("one patch for each pattern"))
     }
 }
 

@@ -27,7 +27,7 @@
 //! let scan = load("scan.npz".as_ref(), &LoadOptions::default())?;
 //! let path = "run/checkpoints/best.safetensors".as_ref();
 //! let device = backend::choose(Device::Auto)?;
-//! let mut network = Network::new(&Checkpoint::load(path)?, path, 16, &device)?;
+//! let network = Network::new(&Checkpoint::load(path)?, path, 16, &device)?;
 //! let result = network.reconstruct(
 //!     &scan,
 //!     &Options {

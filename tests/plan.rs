@@ -142,7 +142,7 @@ fn parameters(n: usize, scale: usize, gridsize: usize, head: Head, cbam_encoder:
         cbam_encoder,
         ..ModelConfig::default()
     };
-    plans::inference(&model, 1).plan.elements(Role::Param)
+    plans::inference(&model, 1, None).plan.elements(Role::Param)
 }
 
 #[test]

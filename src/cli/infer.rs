@@ -153,7 +153,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let started = Instant::now();
     let path = checkpoint::find(&args.model_path, args.checkpoint.into())?;
     let checkpoint = Checkpoint::load(&path)?;
-    let mut network = Network::new(&checkpoint, &path, args.batch_size, &device)?;
+    let network = Network::new(&checkpoint, &path, args.batch_size, &device)?;
     let (input_domain, nphotons, order) = (args.input_domain, args.nphotons, args.order);
     let scan = data::load(&args.test_data, &LoadOptions { input_domain, nphotons, order })?;
     let folder = &args.output_dir;

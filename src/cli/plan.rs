@@ -99,7 +99,7 @@ impl Args {
     /// The plan that these flags describe.
     pub fn plan(&self) -> Plan {
         if self.inference {
-            return plans::inference(&self.model(), self.batch_size).plan;
+            return plans::inference(&self.model(), self.batch_size, None).plan;
         }
         let optimiser = OptimiserConfig {
             kind: self.optimizer,

@@ -171,7 +171,7 @@ pub fn steps(device: &Chosen, n: usize, batch: usize) -> Result<[StepTime; 2]> {
     let frames = 4 * batch;
     let sizes = Sizes { batch, frames, scans: 1, modes: 1, reach: 0.0, typical: 1.0 };
     let train = plans::training(&model, &loss, &optimiser, &sizes);
-    let infer = plans::inference(&model, batch);
+    let infer = plans::inference(&model, batch, None);
     let step = |what, plan: Plan, initial: &[Initial]| -> Result<StepTime> {
         let bytes = plan.bytes();
         let mut backend = open(device, plan)?;

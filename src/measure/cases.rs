@@ -12,7 +12,7 @@ use crate::ops::{
     extract::extract, fft2::fft2, gather::gather, global_norm::global_norm, head_sum::head_sum,
     illuminate::illuminate, intensity::intensity, mae::mae, max_pool::max_pool,
     mean_deviation::mean_deviation, poisson::poisson, polar::polar, record::record, scale::scale,
-    sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool, split::split,
+    sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool, split::split, stitch::stitch,
     total_variation::total_variation, upsample::upsample, weighted_sum::weighted_sum,
 };
 use crate::plan::Plan;
@@ -84,7 +84,11 @@ impl Planned {
         let moments = [Role::ParamGrad, Role::GradSum, Role::Moment1, Role::Moment2];
         let roles = [Role::Param, Role::Input, Role::State].into_iter().chain(moments);
         let slots: Vec<_> = roles.flat_map(|role| self.plan.of_role(role)).collect();
-        slots.into_iter().map(|(v, slot)| (v, numbers(v, &slot.name, slot.len()))).collect()
+        let canvas =
+            self.plan.find("canvas").filter(|&v| self.plan.slots[v.0].role == Role::Output);
+        let canvas = canvas.map(|v| (v, &self.plan.slots[v.0]));
+        let slots = slots.into_iter().chain(canvas);
+        slots.map(|(v, slot)| (v, numbers(v, &slot.name, slot.len()))).collect()
     }
 
     /// What the op leaves: its output, and all that lasts.
@@ -113,6 +117,9 @@ fn numbers(v: Value, name: &str, len: usize) -> Vec<f32> {
                 "training" | "keep" => 1.0,
                 "offsets" => (10.0 * u - 5.0) as f32,
                 "mask" => f32::from(u > 0.1),
+                "canvas" => 0.0,
+                "places" if i % 4 < 2 => (12.0 * u).floor() as f32,
+                "places" => u as f32,
                 "intensity" | "dose" | "weight" | "variance" | "control" | "of second" => {
                     (0.1 + u) as f32
                 }
@@ -328,6 +335,13 @@ fn losses() -> Vec<Case> {
 
 fn groups() -> Vec<Case> {
     named([
+        ("stitch", |g, s| {
+            let patches = g.input("patches", &[s.batch * s.group, s.side, s.side, 2]);
+            let places = g.input("places", &[s.batch * s.group, 4]);
+            let weight = g.input("weight", &[s.side / 2, s.side / 2]);
+            stitch(g, patches, places, weight, [s.canvas(), s.canvas() + 3], false);
+            None
+        }),
         ("extract", |g, s| {
             let canvas = g.param("canvas", &[s.batch, s.canvas(), s.canvas(), 2]);
             let offsets = g.input("offsets", &[s.batch, s.group, 2]);

@@ -15,6 +15,7 @@ use crate::ops::poisson::poisson;
 use crate::ops::polar::polar;
 use crate::ops::record::record;
 use crate::ops::scale::scale;
+use crate::ops::stitch::stitch;
 use crate::ops::total_variation::total_variation;
 use crate::ops::weighted_sum::weighted_sum;
 use crate::plan::Plan;
@@ -110,7 +111,31 @@ pub struct Inference {
     pub training: Value,
     /// [B, C, N, N, 2] patches.
     pub object: Value,
+    /// Where they are stitched, if that is a part of the plan.
+    pub stitched: Option<Stitched>,
     pub initial: Vec<Initial>,
+}
+
+/// Sizes of a canvas that patches are stitched on.
+#[derive(Clone, Copy, Debug)]
+pub struct Canvas {
+    /// Height and width, pixels.
+    pub size: [usize; 2],
+    /// Side of the central square of each patch that is used.
+    pub crop: usize,
+    /// Rows and columns of the patches change places.
+    pub transpose: bool,
+}
+
+/// Buffers of the stitching.
+#[derive(Clone, Copy, Debug)]
+pub struct Stitched {
+    /// [B·C, 4] where each patch goes: see [`stitch`].
+    pub places: Value,
+    /// [c, c] weight of a patch's pixels.
+    pub weight: Value,
+    /// [H, W, 5], set to 0 before the first batch.
+    pub canvas: Value,
 }
 
 /// The plan that trains: network, physics, loss, their adjoints, and the update.
@@ -251,8 +276,8 @@ fn regularisers(g: &mut Graph, loss: &LossConfig, patch: cnn::Patch) -> Vec<(Val
     wanted.map(|(weight, term, of)| (term(g, of), weight)).collect()
 }
 
-/// The plan that applies the network to `batch` groups.
-pub fn inference(model: &ModelConfig, batch: usize) -> Inference {
+/// The plan that applies the network to `batch` groups, and stitches their patches on `canvas`.
+pub fn inference(model: &ModelConfig, batch: usize, canvas: Option<Canvas>) -> Inference {
     let mut g = Graph::default();
     let mut initial = Vec::new();
     let (n, c) = (model.n, model.channels());
@@ -263,5 +288,11 @@ pub fn inference(model: &ModelConfig, batch: usize) -> Inference {
     let patch = cnn::build(&mut g, model, x, training, &mut initial);
     let object = polar(&mut g, patch.amplitude, patch.phase);
     g.keep(object);
-    Inference { plan: Plan::new(g), amplitude, gain, training, object, initial }
+    let stitched = canvas.map(|Canvas { size, crop, transpose }| {
+        let places = g.input("places", &[batch * c, 4]);
+        let weight = g.input("stitching weight", &[crop, crop]);
+        let canvas = stitch(&mut g, object, places, weight, size, transpose);
+        Stitched { places, weight, canvas }
+    });
+    Inference { plan: Plan::new(g), amplitude, gain, training, object, stitched, initial }
 }

@@ -36,6 +36,7 @@ pub mod sgd;
 pub mod spatial_gate;
 pub mod spatial_pool;
 pub mod split;
+pub mod stitch;
 pub mod total_variation;
 pub mod upsample;
 pub mod weighted_sum;
@@ -131,6 +132,7 @@ ops! {
     spatial_gate: SpatialGate SpatialGateBackward;
     spatial_pool: SpatialPool SpatialPoolBackward;
     split: Split SplitBackward;
+    stitch: Stitch;
     total_variation: TotalVariation TotalVariationBackward;
     upsample: Upsample UpsampleBackward;
     weighted_sum: WeightedSum WeightedSumBackward;

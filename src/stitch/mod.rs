@@ -14,6 +14,7 @@ use num_complex::Complex32;
 use rayon::prelude::*;
 
 use crate::data::scan::Position;
+use crate::ops::stitch::CELL;
 use crate::{Error, Result};
 
 mod canvas;
@@ -133,7 +134,7 @@ impl Stitcher {
         }
         let placements = (self.added..)
             .zip(positions)
-            .map(|(index, position)| self.place(index, *position))
+            .map(|(index, position)| place(&self.canvas, self.crop, index, *position))
             .collect::<Result<Vec<_>>>()?;
         let patches = patches.as_standard_layout();
         let pixels = patches.as_slice().expect("a standard layout is contiguous");
@@ -222,32 +223,82 @@ impl Stitcher {
             }
         }
     }
+}
 
-    /// Where the crop of the patch with this index lies; an error if any of it leaves the canvas.
-    fn place(&self, index: usize, position: Position) -> Result<Placement> {
-        let Position { x, y } = position;
-        if !(x.is_finite() && y.is_finite()) {
-            return Err(Error::Run(format!(
-                "the position of patch {index} is (x {x}, y {y}): not finite"
-            )));
-        }
-        let [origin_y, origin_x] = self.canvas.origin_yx;
-        let rows = Span::new(y - origin_y as f64, self.crop, self.canvas.height);
-        let columns = Span::new(x - origin_x as f64, self.crop, self.canvas.width);
-        match (rows, columns) {
-            (Some(rows), Some(columns)) => Ok(Placement { rows, columns }),
-            _ => {
-                let (crop, Canvas { height, width, .. }) = (self.crop, self.canvas);
-                Err(Error::Run(format!(
-                    "patch {index} at (x {x}, y {y}) with a crop of {crop} pixels leaves the canvas of \
-                     {height} × {width} pixels that starts at (x {origin_x}, y {origin_y})"
-                )))
-            }
+/// Where the crop of the patch with this index lies; an error if any of it leaves the canvas.
+fn place(canvas: &Canvas, crop: usize, index: usize, position: Position) -> Result<Placement> {
+    let Position { x, y } = position;
+    if !(x.is_finite() && y.is_finite()) {
+        return Err(Error::Run(format!(
+            "the position of patch {index} is (x {x}, y {y}): not finite"
+        )));
+    }
+    let [origin_y, origin_x] = canvas.origin_yx;
+    let rows = Span::new(y - origin_y as f64, crop, canvas.height);
+    let columns = Span::new(x - origin_x as f64, crop, canvas.width);
+    match (rows, columns) {
+        (Some(rows), Some(columns)) => Ok(Placement { rows, columns }),
+        _ => {
+            let Canvas { height, width, .. } = canvas;
+            Err(Error::Run(format!(
+                "patch {index} at (x {x}, y {y}) with a crop of {crop} pixels leaves the canvas of \
+                 {height} × {width} pixels that starts at (x {origin_x}, y {origin_y})"
+            )))
         }
     }
 }
 
-fn weight_map(weights: &Weights, crop: usize) -> Result<Vec<f32>> {
+/// Where each crop begins on the canvas: row and column, whole and fraction, as the op
+/// [`stitch`](crate::ops::stitch::stitch) wants it. Errors: as [`Stitcher::add`].
+pub fn places(canvas: &Canvas, crop: usize, positions: &[Position]) -> Result<Vec<[f32; 4]>> {
+    let one = |(index, position): (usize, &Position)| {
+        let Placement { rows, columns } = place(canvas, crop, index, *position)?;
+        let (row, column) = (rows.first as f32, columns.first as f32);
+        Ok([row, column, rows.fraction as f32, columns.fraction as f32])
+    };
+    positions.iter().enumerate().map(one).collect()
+}
+
+impl Stitched {
+    /// From the canvas that the op [`stitch`](crate::ops::stitch::stitch) leaves, [H, W, 5]. Object
+    /// and consistency are multiplied by `gauge`; `weights` is what the patches were weighted with.
+    ///
+    /// Error: a patch was not finite.
+    pub fn of_cells(
+        cells: &[f32],
+        canvas: &Canvas,
+        weights: &[f32],
+        gauge: f32,
+    ) -> Result<Stitched> {
+        let shape = (canvas.height, canvas.width);
+        let negligible = NEGLIGIBLE as f32 * weights.iter().copied().fold(0.0, f32::max);
+        let mut result = Stitched {
+            object: Array2::zeros(shape),
+            weights: Array2::zeros(shape),
+            consistency: Array2::zeros(shape),
+        };
+        let pixels = result.object.iter_mut().zip(&mut result.weights).zip(&mut result.consistency);
+        for (cell, ((object, weight), deviation)) in cells.chunks_exact(CELL).zip(pixels) {
+            if !cell.iter().all(|x| x.is_finite()) {
+                return Err(Error::Run(
+                    "a patch holds NaN or infinity, so there is nothing to stitch".into(),
+                ));
+            }
+            if cell[0] <= negligible {
+                continue;
+            }
+            *object = Complex32::new(gauge * cell[1], gauge * cell[2]);
+            *weight = cell[0];
+            if cell[4] > 1.0 {
+                *deviation = gauge * (cell[3] / cell[0]).max(0.0).sqrt();
+            }
+        }
+        Ok(result)
+    }
+}
+
+/// The weights as numbers, [crop, crop]. Errors: as [`Stitcher::new`].
+pub fn weight_map(weights: &Weights, crop: usize) -> Result<Vec<f32>> {
     let Weights::Map(map) = weights else { return Ok(vec![1.0; crop * crop]) };
     if map.dim() != (crop, crop) {
         let (height, width) = map.dim();

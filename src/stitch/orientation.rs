@@ -43,7 +43,8 @@ impl Default for Orientation {
 }
 
 impl Orientation {
-    /// The positions in our convention, object pixels.
+    /// The positions in our convention, object pixels. Warns when `transpose` and `swap_xy` are not
+    /// set together.
     ///
     /// Error: a scale that is not a positive number.
     pub fn apply_positions(&self, positions: &[Position]) -> Result<Vec<Position>> {
@@ -52,6 +53,13 @@ impl Orientation {
             return Err(Error::Config(format!(
                 "coord_scale is {scale}: it must be a positive number"
             )));
+        }
+        if self.transpose != self.swap_xy {
+            log::warn!(
+                "transpose is {}, swap_xy is {}: patches and coordinates then disagree about the axes",
+                self.transpose,
+                self.swap_xy
+            );
         }
         let sign = |flip: bool| if flip { -scale } else { scale };
         let adapt = |p: &Position| {
@@ -62,18 +70,11 @@ impl Orientation {
     }
 
     /// The patches, [M, N, N], in our convention: a view with rows and columns exchanged if
-    /// `transpose` is set. Warns when `transpose` and `swap_xy` are not set together.
+    /// `transpose` is set.
     pub fn apply_patches<'a>(
         &self,
         patches: ArrayView3<'a, Complex32>,
     ) -> ArrayView3<'a, Complex32> {
-        if self.transpose != self.swap_xy {
-            log::warn!(
-                "transpose is {}, swap_xy is {}: patches and coordinates then disagree about the axes",
-                self.transpose,
-                self.swap_xy
-            );
-        }
         if self.transpose { patches.permuted_axes([0, 2, 1]) } else { patches }
     }
 }
