@@ -281,8 +281,8 @@ fn resolved_json_holds_every_value_with_its_origin() {
 #[test]
 fn the_default_learning_rate_falls_with_the_groups_of_a_step() {
     let rate = |flags: &str| resolve(flags).config.optimiser.learning_rate;
-    assert_eq!(rate("--batch-size 4"), 2.5e-4);
-    assert_eq!(rate("--batch-size 4 --accumulate-grad-batches 2"), 5e-4);
+    assert_eq!(rate("--batch-size 4"), 5e-4);
+    assert_eq!(rate("--batch-size 2 --accumulate-grad-batches 2"), 5e-4);
     assert_eq!(rate("--batch-size 64"), 1e-3);
     assert_eq!(rate("--batch-size 4 --learning-rate 1e-3"), 1e-3);
 }

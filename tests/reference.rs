@@ -28,7 +28,7 @@ use ptycho_gpu::ops::weighted_sum::weighted_sum;
 use ptycho_gpu::plan::Plan;
 use ptycho_gpu::random::ln_factorial;
 use serde_json::Value as Json;
-use support::relative;
+use support::{cuda, relative};
 
 /// Relative error of losses and relative L2 error of activations.
 const TOLERANCE: f64 = 1e-5;
@@ -45,12 +45,59 @@ const PREFIX: &str = "model.autoencoder.";
 
 #[test]
 fn every_case_agrees_in_f64() {
-    cases().iter().for_each(|case| check::<f64>(case));
+    let open = |plan| -> Box<dyn Engine> { Box::new(Cpu::<f64>::new(plan)) };
+    cases().iter().for_each(|case| check(case, "f64", false, open));
 }
 
 #[test]
 fn every_case_agrees_in_f32() {
-    cases().iter().for_each(|case| check::<f32>(case));
+    let open = |plan| -> Box<dyn Engine> { Box::new(Cpu::<f32>::new(plan)) };
+    cases().iter().for_each(|case| check(case, "f32", true, open));
+}
+
+#[test]
+fn every_case_agrees_on_cuda() {
+    let Some(device) = cuda() else { return };
+    let open = |plan| -> Box<dyn Engine> { Box::new(Single(device.open(plan).unwrap())) };
+    cases().iter().for_each(|case| check(case, "CUDA", true, open));
+}
+
+/// Runs a plan and shows its buffers in double precision.
+trait Engine {
+    fn get(&mut self, v: Value) -> Vec<f64>;
+    fn set(&mut self, v: Value, values: &[f64]);
+    fn run(&mut self, stage: Stage);
+}
+
+impl<T: Real> Engine for Cpu<T> {
+    fn get(&mut self, v: Value) -> Vec<f64> {
+        Cpu::get(self, v).iter().map(|x| x.wide()).collect()
+    }
+
+    fn set(&mut self, v: Value, values: &[f64]) {
+        Cpu::set(self, v, &values.iter().map(|&x| T::of(x)).collect::<Vec<T>>());
+    }
+
+    fn run(&mut self, stage: Stage) {
+        Backend::run(self, stage).unwrap();
+    }
+}
+
+/// A device that computes in single precision.
+struct Single(Box<dyn Backend>);
+
+impl Engine for Single {
+    fn get(&mut self, v: Value) -> Vec<f64> {
+        self.0.read(v).unwrap().into_iter().map(f64::from).collect()
+    }
+
+    fn set(&mut self, v: Value, values: &[f64]) {
+        self.0.write(v, &values.iter().map(|&x| x as f32).collect::<Vec<f32>>()).unwrap();
+    }
+
+    fn run(&mut self, stage: Stage) {
+        self.0.run(stage).unwrap();
+    }
 }
 
 /// Folders with a meta.json that describes a network.
@@ -172,53 +219,54 @@ impl Case {
     }
 }
 
-fn check<T: Real>(folder: &Path) {
+/// `open` makes the engine of a plan; `single` if that computes in f32.
+fn check(folder: &Path, name: &str, single: bool, open: impl Fn(Plan) -> Box<dyn Engine>) {
     let case = Case::read(folder);
     let reference = case.build();
-    let mut cpu = Cpu::<T>::new(reference.plan.clone());
+    let mut engine = open(reference.plan.clone());
+    let engine = engine.as_mut();
     for &(v, value) in &reference.inputs {
         let len = reference.plan.slots[v.0].len();
-        set(&mut cpu, v, &vec![value; len]);
+        engine.set(v, &vec![value; len]);
     }
-    write_probe(&mut cpu, &case, &reference, folder);
+    write_probe(engine, &case, &reference, folder);
     let weights = folder.join("weights.npz");
     for (v, slot) in reference.plan.of_role(Role::Param) {
-        set(&mut cpu, v, &numbers(&weights, &format!("{PREFIX}{}", slot.name)));
+        engine.set(v, &numbers(&weights, &format!("{PREFIX}{}", slot.name)));
     }
     for role in [Role::Moment1, Role::Moment2] {
         for (v, slot) in reference.plan.of_role(role) {
-            set(&mut cpu, v, &vec![0.0; slot.len()]);
+            engine.set(v, &vec![0.0; slot.len()]);
         }
     }
-    let constant = write_batch(&mut cpu, &case, &reference, folder, 0);
-    cpu.run(Stage::Forward).unwrap();
-    cpu.run(Stage::Backward).unwrap();
-    let precision = std::any::type_name::<T>();
-    let what = format!("{} {precision}", case.name);
-    let loss = cpu.get(reference.loss)[0].wide() + constant;
+    let constant = write_batch(engine, &case, &reference, folder, 0);
+    engine.run(Stage::Forward);
+    engine.run(Stage::Backward);
+    let what = format!("{} {name}", case.name);
+    let loss = engine.get(reference.loss)[0] + constant;
     close(&format!("{what} loss"), loss, case.meta["losses_f64"][0].as_f64().unwrap(), TOLERANCE);
-    check_activations(&mut cpu, &case, &reference, folder, &what);
-    check_gradients(&mut cpu, &case, &reference, folder, &what);
-    check_adam(&mut cpu, &case, &reference, folder, &what);
+    check_activations(engine, &case, &reference, folder, &what);
+    check_gradients(engine, &case, &reference, folder, &what, single);
+    check_adam(engine, &case, &reference, folder, &what);
 }
 
 /// The published forward divides the probe by a constant.
-fn write_probe<T: Real>(cpu: &mut Cpu<T>, case: &Case, reference: &Reference, folder: &Path) {
+fn write_probe(engine: &mut dyn Engine, case: &Case, reference: &Reference, folder: &Path) {
     let n = case.side;
     let probe = complex(&folder.join("inputs.npz"), "probe");
     let probe = ndarray::Array3::from_shape_vec((1, n, n), probe).unwrap();
     let probe = checkerboard(probe.view(), 1.0 / case.meta["probe_scale"].as_f64().unwrap());
     let parts: Vec<f64> = probe.iter().flat_map(|z| [z.re.into(), z.im.into()]).collect();
-    set(cpu, reference.probe, &parts);
+    engine.set(reference.probe, &parts);
     if let Some(overlap) = &reference.overlap {
         let weight: Vec<f64> = central_box(n).iter().map(|&w| w.into()).collect();
-        set(cpu, overlap.weight, &weight);
+        engine.set(overlap.weight, &weight);
     }
 }
 
 /// Writes batch `k` and returns what the published loss adds to ours: a constant of the data.
-fn write_batch<T: Real>(
-    cpu: &mut Cpu<T>,
+fn write_batch(
+    engine: &mut dyn Engine,
     case: &Case,
     reference: &Reference,
     folder: &Path,
@@ -227,16 +275,16 @@ fn write_batch<T: Real>(
     let inputs = folder.join("inputs.npz");
     let len = case.batch * case.channels * case.side * case.side;
     let images = &numbers(&inputs, "images_nchw")[k * len..][..len];
-    set(cpu, reference.images, images);
+    engine.set(reference.images, images);
     if let Some(overlap) = &reference.overlap {
         let len = case.batch * case.channels * 2;
         // The published offsets count from the member to the middle of its group.
         let offsets = &numbers(&inputs, "coords_nc12")[k * len..][..len];
-        set(cpu, overlap.offsets, &offsets.iter().map(|x| -x).collect::<Vec<_>>());
+        engine.set(overlap.offsets, &offsets.iter().map(|x| -x).collect::<Vec<_>>());
     }
     let mean = images.iter().sum::<f64>() / len as f64;
     let weight = 1.0 / (case.batch as f64 * mean);
-    set(cpu, reference.weight, &vec![weight; case.batch]);
+    engine.set(reference.weight, &vec![weight; case.batch]);
     if !case.is_poisson() {
         return 0.0;
     }
@@ -251,20 +299,19 @@ fn ln_gamma(x: f64) -> f64 {
     ln_factorial(shifted - 1.0) - (0..steps).map(|i| (x + f64::from(i)).ln()).sum::<f64>()
 }
 
-fn check_activations<T: Real>(
-    cpu: &mut Cpu<T>,
+fn check_activations(
+    engine: &mut dyn Engine,
     case: &Case,
     reference: &Reference,
     folder: &Path,
     what: &str,
 ) {
     let path = folder.join("activations.npz");
-    let object: Vec<f64> = cpu.get(reference.object).iter().map(|x| x.wide()).collect();
+    let object = engine.get(reference.object);
     let wanted: Vec<f64> =
         complex64(&path, "object_complex").iter().flat_map(|z| [z.re, z.im]).collect();
     bounded(&format!("{what} object"), &object, &wanted, TOLERANCE);
-    let predicted: Vec<f64> =
-        cpu.get(reference.intensity).iter().map(|i| i.wide().sqrt()).collect();
+    let predicted: Vec<f64> = engine.get(reference.intensity).iter().map(|i| i.sqrt()).collect();
     bounded(&format!("{what} prediction"), &predicted, &numbers(&path, "pred"), TOLERANCE);
     let stored: Vec<String> =
         Npz::open(&path).unwrap().members().iter().map(|m| m.name.clone()).collect();
@@ -285,20 +332,21 @@ fn check_activations<T: Real>(
             // Ours is after the ReLU.
             wanted.iter_mut().for_each(|x| *x = x.max(0.0));
         }
-        let got: Vec<f64> = cpu.get(v)[..wanted.len()].iter().map(|x| x.wide()).collect();
-        bounded(&format!("{what} {layer}"), &got, &wanted, TOLERANCE);
+        let got = engine.get(v);
+        bounded(&format!("{what} {layer}"), &got[..wanted.len()], &wanted, TOLERANCE);
         compared += 1;
     }
     let tiny = case.name.starts_with("tiny");
     assert!(!tiny || compared >= 20, "{what}: {compared} layers were compared");
 }
 
-fn check_gradients<T: Real>(
-    cpu: &mut Cpu<T>,
+fn check_gradients(
+    engine: &mut dyn Engine,
     case: &Case,
     reference: &Reference,
     folder: &Path,
     what: &str,
+    single: bool,
 ) {
     let path = folder.join("grads.npz");
     let trained = case.name.starts_with("trained");
@@ -307,11 +355,10 @@ fn check_gradients<T: Real>(
     for (v, slot) in grads {
         let name = slot.name.trim_start_matches("d ");
         let key = format!("{PREFIX}{name}");
-        let got: Vec<f64> = cpu.get(v).iter().map(|x| x.wide()).collect();
+        let got = engine.get(v);
         let error = relative(&got, &numbers(&path, &key));
         // What the published network itself loses in f32 is the least that f32 can be held to.
         let spread = case.meta["grad_err_f32_vs_f64"][&key]["rel_l2"].as_f64().unwrap_or(0.0);
-        let single = std::any::type_name::<T>() == "f32";
         let bound = if trained { GRADIENT_TRAINED } else { GRADIENT };
         let bound = if single { bound.max(2.0 * spread) } else { bound };
         if error > bound {
@@ -326,8 +373,8 @@ fn check_gradients<T: Real>(
 }
 
 /// Five steps on five batches: the losses, and the weights where they are stored.
-fn check_adam<T: Real>(
-    cpu: &mut Cpu<T>,
+fn check_adam(
+    engine: &mut dyn Engine,
     case: &Case,
     reference: &Reference,
     folder: &Path,
@@ -339,33 +386,28 @@ fn check_adam<T: Real>(
     }
     let (_, control) = reference.controls.rates[0];
     for step in 0..5 {
-        let constant = write_batch(cpu, case, reference, folder, step);
-        cpu.run(Stage::Forward).unwrap();
-        let loss = cpu.get(reference.loss)[0].wide() + constant;
+        let constant = write_batch(engine, case, reference, folder, step);
+        engine.run(Stage::Forward);
+        let loss = engine.get(reference.loss)[0] + constant;
         let wanted = case.meta["losses_f64"][step].as_f64().unwrap();
         close(&format!("{what} loss of step {step}"), loss, wanted, 3.0 * TOLERANCE);
-        cpu.run(Stage::Backward).unwrap();
+        engine.run(Stage::Backward);
         let t = step as i32 + 1;
         let rate = case.meta["lr"].as_f64().unwrap();
-        set(cpu, control, &[rate, 1.0 - 0.9f64.powi(t), 1.0 - 0.999f64.powi(t)]);
-        cpu.run(Stage::Update).unwrap();
+        engine.set(control, &[rate, 1.0 - 0.9f64.powi(t), 1.0 - 0.999f64.powi(t)]);
+        engine.run(Stage::Update);
     }
     let spread = case.meta["after5_f32_vs_f64"]["rel_l2"].as_f64().unwrap();
     let mut total = (0.0, 0.0);
     for (v, slot) in reference.plan.of_role(Role::Param) {
         let wanted = numbers(&after, &format!("{PREFIX}{}", slot.name));
-        for (got, want) in cpu.get(v).iter().zip(&wanted) {
-            total.0 += (got.wide() - want).powi(2);
+        for (got, want) in engine.get(v).iter().zip(&wanted) {
+            total.0 += (got - want).powi(2);
             total.1 += want * want;
         }
     }
     let error = (total.0 / total.1).sqrt();
     assert!(error <= spread, "{what} weights after 5 steps: {error:.1e} > {spread:.1e}");
-}
-
-fn set<T: Real>(cpu: &mut Cpu<T>, v: Value, values: &[f64]) {
-    let values: Vec<T> = values.iter().map(|&x| T::of(x)).collect();
-    cpu.set(v, &values);
 }
 
 fn numbers(path: &Path, key: &str) -> Vec<f64> {

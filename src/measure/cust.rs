@@ -203,7 +203,7 @@ fn driver() -> Option<&'static Library> {
     static DRIVER: OnceLock<Option<Library>> = OnceLock::new();
     let find = || {
         // SAFETY: runs what the driver does when it is loaded, as any use of it would.
-        ["libcuda.so.1", "libcuda.so"].iter().find_map(|name| unsafe { Library::new(name) }.ok())
+        ["libcuda.so.1", "libcuda.so"].iter().find_map(|name| unsafe { Library::new(*name) }.ok())
     };
     DRIVER.get_or_init(find).as_ref()
 }
