@@ -13,13 +13,19 @@ use std::{env, fs};
 /// for one with an `a`, ptxas takes more static shared memory than a kernel may have.
 const ARCHITECTURES: [&str; 3] = ["80", "90a", "100"];
 
+/// Where scripts/get-nvcc puts it.
+const OWN: &str = ".cuda/nvidia/cu13/bin/nvcc";
+
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=kernels");
     for name in ["PTYCHO_REQUIRE_NVCC", "NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    println!("cargo::rerun-if-changed=.cuda/nvidia/cu13/bin/nvcc");
+    // A path that is not there would make every build a new one; scripts/get-nvcc touches this file.
+    if Path::new(OWN).is_file() {
+        println!("cargo::rerun-if-changed={OWN}");
+    }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let (fatbin, report) = (out.join("kernels.fatbin"), out.join("ptxas.txt"));
     println!("cargo::rustc-env=PTYCHO_PTXAS_REPORT={}", report.display());
@@ -44,9 +50,21 @@ fn nvcc() -> Option<PathBuf> {
         return Some(given);
     }
     let path = env::var_os("PATH").unwrap_or_default();
-    let own = Path::new(".cuda/nvidia/cu13/bin/nvcc").to_path_buf();
-    let candidates = env::split_paths(&path).map(|folder| folder.join("nvcc")).chain([own]);
-    candidates.into_iter().find(|file| file.is_file())
+    let candidates = env::split_paths(&path).map(|folder| folder.join("nvcc"));
+    let mut candidates = candidates.chain([PathBuf::from(OWN)]).filter(|file| file.is_file());
+    candidates.find(|file| is_new_enough(file))
+}
+
+/// Whether it is of CUDA 13.0 or later, which knows all architectures.
+fn is_new_enough(nvcc: &Path) -> bool {
+    let output = Command::new(nvcc).arg("--version").output();
+    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    let release = text.split("release ").nth(1).and_then(|rest| rest.split('.').next());
+    let enough = release.and_then(|major| major.parse().ok()).is_some_and(|major: u32| major >= 13);
+    if !enough {
+        println!("cargo::warning={} is not used: it is older than CUDA 13.0", nvcc.display());
+    }
+    enough
 }
 
 /// Compiles all kernels in one call, warnings being errors, and keeps what ptxas reports of their

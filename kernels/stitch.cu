@@ -56,7 +56,8 @@ extern "C" __global__ void stitch_forward(
             gather_pixel(patch, weight, side, crop, transpose, j - up, k - left, share, &w, &sum);
         }
         if (!(w > 0.0f)) continue;
-        const float2 o = scaled(1.0f / w, sum);
+        // Not 1/w, which overflows where w is subnormal.
+        const float2 o = make_float2(sum.x / w, sum.y / w);
         const float2 before = make_float2(o.x - cell[1], o.y - cell[2]);
         cell[0] += w;
         const float share = w / cell[0];

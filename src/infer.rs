@@ -313,6 +313,16 @@ impl Reconstruction {
         self.stitched.weights.mapv(|w| w > 0.0)
     }
 
+    /// Where patches overlap as they do in the middle of the scan: the border of the canvas, which
+    /// the rims of a few patches reach, is left out.
+    pub fn trusted(&self) -> Array2<bool> {
+        let mut covered: Vec<f32> =
+            self.stitched.weights.iter().copied().filter(|&w| w > 0.0).collect();
+        covered.sort_by(f32::total_cmp);
+        let median = covered.get(covered.len() / 2).copied().unwrap_or(0.0);
+        self.stitched.weights.mapv(|w| w > 0.5 * median)
+    }
+
     /// What the data say about it.
     pub fn explained<'a>(&'a self, scan: &'a Scan) -> Explained<'a> {
         Explained {

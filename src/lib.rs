@@ -60,7 +60,7 @@
 //! | [`plan`] | one place in one arena for every buffer |
 //! | [`ops`] | one file for each operation: formula, adjoint, CPU code, kernel launch |
 //! | [`launch`] | a kernel launch as plain data |
-//! | [`backend`] | what runs a plan: today the CPU, in f32, or in f64 for tests |
+//! | [`backend`] | what runs a plan: the CPU, in f32, or in f64 for tests; CUDA |
 //! | [`random`] | numbers that depend on seed, purpose, epoch and index alone |
 //!
 //! | what is computed with it | |

@@ -37,12 +37,13 @@ fn workplace() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-/// Trains a narrow network, two patterns a step.
-fn train(scan: &Path, folder: &Path, more: &[&str]) {
+/// Trains a narrow network, two patterns a step; what it says.
+fn train(scan: &Path, folder: &Path, more: &[&str]) -> String {
     let narrow = ["--n-filters-scale=1", "--batch-size=2", "--seed=3"];
     let mut command = program();
     command.arg("train").arg("--train-data-file").arg(scan).arg("--output-dir").arg(folder);
-    command.args(narrow).args(more).assert().success();
+    let done = command.args(narrow).args(more).assert().success();
+    String::from_utf8_lossy(&done.get_output().stderr).into_owned()
 }
 
 fn infer(model: &Path, scan: &Path, folder: &Path, device: &str) -> ArrayD<Complex32> {
@@ -146,6 +147,100 @@ fn a_checkpoint_moves_between_devices() {
         train(&scan, &folder, &["--n-images=2", "--resume=auto", &device, &epochs]);
     }
     assert_eq!(history::read(folder.join("history.csv")).unwrap().rows.len(), 3);
+}
+
+#[test]
+fn streamed_patterns_give_the_same_bits() {
+    if !device() {
+        return;
+    }
+    let (place, scan) = workplace();
+    let [whole, streamed] = ["whole", "streamed"].map(|name| place.path().join(name));
+    let common = ["--device=cuda", "--max-epochs=2", "--n-images=5"];
+    train(&scan, &whole, &common);
+    // One byte less than what the plan takes with all patterns; two batches of them are fewer.
+    let record = std::fs::read_to_string(whole.join("run.json")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let limit = record["plan_bytes"].as_u64().expect("the size of the plan") - 1;
+    let limit = format!("--device-memory-limit={limit}");
+    let said = train(&scan, &streamed, &[&common[..], &[&limit]].concat());
+    assert!(said.contains("patterns are streamed"), "{said}");
+    assert!(weights(&whole) == weights(&streamed));
+}
+
+#[test]
+fn more_steps_than_the_ring_holds_have_the_loss_of_the_cpu() {
+    if !device() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let scan = folder.path().join("many.npz");
+    let recipe = ["--patterns=40", "--probe-diameter=20", "--photons=1e5", "--step=4", "--seed=1"];
+    program().arg("simulate").arg(&scan).args(recipe).assert().success();
+    let losses = ["cpu", "cuda"].map(|device| {
+        let run = folder.path().join(device);
+        let device = format!("--device={device}");
+        train(&scan, &run, &["--batch-size=1", "--max-epochs=1", "--learning-rate=1e-5", &device]);
+        history::read(run.join("history.csv")).unwrap().rows[0][3]
+    });
+    let apart = ((losses[1] - losses[0]) / losses[0]).abs();
+    assert!(apart <= 1e-4, "{losses:?}");
+}
+
+#[test]
+fn a_short_last_batch_of_transposed_patches_is_stitched_alike() {
+    if !device() {
+        return;
+    }
+    let (place, scan) = workplace();
+    let model = place.path().join("model");
+    train(&scan, &model, &["--device=cpu", "--max-epochs=1"]);
+    let objects = ["cpu", "cuda"].map(|device| {
+        let folder = place.path().join(device);
+        let mut command = program();
+        command.arg("infer").arg("--model-path").arg(&model).arg("--test-data").arg(&scan);
+        command.arg("--output-dir").arg(&folder).args(["--device", device, "--batch-size=3"]);
+        command.args(["--transpose", "--swap-xy"]).assert().success();
+        let mut result = Npz::open(&folder.join("reconstruction.npz")).unwrap();
+        let object = result.c64("object").unwrap();
+        let consistency = result.f32("consistency").unwrap();
+        let parts = object.iter().flat_map(|z| [z.re, z.im]).chain(consistency.iter().copied());
+        parts.collect::<Vec<f32>>()
+    });
+    let error = relative(&objects[1], &objects[0]);
+    assert!(error <= 1e-5, "relative L2 {error:.1e}");
+}
+
+/// What a command says that fails with exit code 1 on the virtual device, with `name` set to `value`.
+fn refused(name: &str, value: &str, more: &[&str]) -> Option<String> {
+    let found = backend::choose(Device::Cuda(0)).ok()?.to_string();
+    if !found.contains("virtual device") {
+        return None;
+    }
+    let (place, scan) = workplace();
+    let mut command = program();
+    command.arg("train").arg("--train-data-file").arg(&scan).args(["--device", "cuda"]).args(more);
+    let command = command.arg("--output-dir").arg(place.path().join("run")).env(name, value);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(!said.contains("panicked") && said.contains("--device cpu"), "{said}");
+    Some(said)
+}
+
+#[test]
+fn an_old_driver_a_hidden_device_and_too_little_memory_are_named() {
+    if !device() {
+        return;
+    }
+    let Some(old) = refused("PTYCHO_VIRTUAL_DRIVER", "12040", &[]) else { return };
+    assert!(old.contains("CUDA 12.4") && old.contains("13.0"), "{old}");
+    let hidden = refused("CUDA_VISIBLE_DEVICES", "5", &[]).unwrap();
+    assert!(hidden.contains("CUDA_VISIBLE_DEVICES"), "{hidden}");
+    let small = refused("PTYCHO_VIRTUAL_MEMORY", "140", &[]).unwrap();
+    assert!(small.contains("MB") && small.contains("--batch-size"), "{small}");
+    let none = refused("LD_LIBRARY_PATH", "/nowhere", &[]).unwrap();
+    assert!(none.contains("libcuda"), "{none}");
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn declared(argument: &str) -> char {
 }
 
 #[test]
-fn every_op_of_a_training_step_has_kernels() {
+fn every_op_has_kernels() {
     for case in all() {
         for step in case.plan(&Size::SMALL).plan.steps {
             assert!(!step.op.launches().is_empty(), "{} of {}", step.op.name(), case.name);
@@ -79,9 +79,11 @@ fn every_op_of_a_training_step_has_kernels() {
 }
 
 #[test]
-fn no_launch_is_empty() {
+fn every_launch_is_possible_on_every_gpu() {
     for launch in launches() {
         let threads = launch.grid.iter().all(|&n| n > 0) && (1..=1024).contains(&launch.block);
         assert!(threads, "{}: {:?} blocks of {}", launch.kernel, launch.grid, launch.block);
+        // What the smallest of the GPUs has for a block.
+        assert!(launch.shared <= 99 << 10, "{}: {} bytes", launch.kernel, launch.shared);
     }
 }

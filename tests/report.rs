@@ -59,7 +59,14 @@ fn distance(a: Rgb, b: Rgb) -> i32 {
 }
 
 fn phase(range: Range) -> Picture<'static> {
-    Picture { title: "phase", colormap: Colormap::Cyclic, range, unit: "rad", mask: None }
+    Picture {
+        title: "phase",
+        colormap: Colormap::Cyclic,
+        range,
+        unit: "rad",
+        mask: None,
+        trusted: None,
+    }
 }
 
 #[test]

@@ -316,3 +316,29 @@ fn the_record_says_everything() {
     assert!(record["timings_s"]["total_seconds"].as_f64().unwrap() > 0.0);
     assert_eq!(record["results"]["training"]["weights_sha256"], line["weights_sha256"]);
 }
+
+#[test]
+fn streamed_patterns_give_the_same_weights() {
+    let (place, scan) = workplace();
+    let [whole, streamed] = ["whole", "streamed"].map(|name| place.path().join(name));
+    let common = ["--n-images=5", "--max-epochs=2", "--validation-split=0.2"];
+    let one = train(&scan, &whole, &common);
+    let record = std::fs::read_to_string(whole.join("run.json")).unwrap();
+    let record: Value = serde_json::from_str(&record).unwrap();
+    // One byte less than all patterns need.
+    let limit = record["plan_bytes"].as_u64().unwrap() - 1;
+    let limit = format!("--device-memory-limit={limit}");
+    let (done, said) = said(&scan, &streamed, &[&common[..], &[&limit]].concat());
+    assert!(done && said.contains("patterns are streamed"), "{said}");
+    assert!(last(&whole).tensors == last(&streamed).tensors);
+    assert_eq!(rows(&streamed).rows.last().unwrap()[4], rows(&whole).rows.last().unwrap()[4]);
+    assert!(one["val_loss"].is_f64());
+}
+
+#[test]
+fn a_limit_below_what_streaming_needs_is_an_error() {
+    let (place, scan) = workplace();
+    let run = place.path().join("run");
+    let (done, said) = said(&scan, &run, &["--device-memory-limit=1e5"]);
+    assert!(!done && said.contains("--device-memory-limit"), "{said}");
+}

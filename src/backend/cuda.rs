@@ -1,9 +1,9 @@
 //! CUDA backend: the kernels of each stage are recorded once as a graph, then replayed.
 //!
 //! The driver is looked for when it is needed, so that one binary serves machines with and without
-//! a GPU. One stream carries all work; nothing that the host does depends on what it computes.
+//! a GPU. One stream carries all work, a second one the patterns that do not fit on the device.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::env;
 use std::sync::Arc;
 
@@ -20,13 +20,16 @@ use crate::plan::Plan;
 use crate::{Error, Result};
 
 /// All kernels, compiled; empty where the crate was built without nvcc.
-const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+pub(crate) const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
 /// The CUDA release that compiled the kernels; an older driver may not load them.
 const CUDA: i32 = 13000;
 
 /// The oldest compute capability that the kernels are compiled for.
 const OLDEST: (i32, i32) = (8, 0);
+
+/// Memory that plans leave free for the driver's own needs, bytes.
+const RESERVE: usize = 128 << 20;
 
 /// Dynamic shared memory that a kernel gets without asking, bytes.
 const SHARED_UNASKED: u32 = 48 * 1024;
@@ -47,6 +50,8 @@ pub struct Device {
     pub driver: i32,
     /// Bytes of memory.
     pub memory: usize,
+    /// Kept, because to open a device takes long.
+    context: Arc<CudaContext>,
 }
 
 impl Device {
@@ -87,13 +92,22 @@ impl Device {
             )));
         }
         let memory = context.total_mem().map_err(failed("ask for the device's memory"))?;
-        Ok(Device { index, name, compute_capability, driver, memory })
+        // SAFETY: what another stream than that of an allocation does with it is ordered by events
+        // of our own, in `upload`. Those of the library would be recorded into captured graphs.
+        unsafe { context.disable_event_tracking() };
+        Ok(Device { index, name, compute_capability, driver, memory, context })
+    }
+
+    /// Bytes that a plan may take.
+    pub fn free_memory(&self) -> Result<usize> {
+        let info = self.context.mem_get_info().map_err(failed("ask for the free memory"))?;
+        Ok(info.0.saturating_sub(RESERVE))
     }
 }
 
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let Device { index, name, compute_capability: (major, minor), driver, memory } = self;
+        let Device { index, name, compute_capability: (major, minor), driver, memory, .. } = self;
         write!(
             f,
             "cuda:{index}, {name}, compute capability {major}.{minor}, {:.1} GB, driver for CUDA \
@@ -104,12 +118,6 @@ impl std::fmt::Display for Device {
             version(CUDA)
         )
     }
-}
-
-/// Bytes of memory that are free on the device of this index.
-pub fn free_memory(index: usize) -> Result<usize> {
-    let context = CudaContext::new(index).map_err(failed("open the device"))?;
-    context.mem_get_info().map(|(free, _)| free).map_err(failed("ask for the free memory"))
 }
 
 /// Devices that the driver shows.
@@ -197,35 +205,38 @@ struct Uploads {
     behind: Option<CudaEvent>,
 }
 
+impl Drop for Uploads {
+    /// Pinned memory must not go while something is copied from it.
+    fn drop(&mut self) {
+        let _ = self.stream.synchronize();
+    }
+}
+
 impl Cuda {
-    /// Allocates the arena on the device of this index and loads the kernels. Every buffer starts
+    /// Allocates the arena on `device` and loads the kernels. Every buffer starts
     /// as NaN, so that a read before a write shows, and the padding between buffers as 0, so that a
     /// region can be summed.
     ///
     /// # Errors
-    /// [`Error::Device`]: as [`Device::find`], or too little memory.
-    pub fn new(index: usize, plan: Plan) -> Result<Cuda> {
-        Device::find(index)?;
-        let context = CudaContext::new(index).map_err(failed("open the device"))?;
-        // SAFETY: one stream owns every allocation, so no order between streams is lost. Events
-        // would otherwise be recorded into the captured graphs.
-        unsafe { context.disable_event_tracking() };
+    /// [`Error::Device`]: too little memory, or what the driver refuses.
+    pub fn new(device: &Device, plan: Plan) -> Result<Cuda> {
+        let context = &device.context;
+        check_memory(device, &plan)?;
         let stream = context.new_stream().map_err(failed("make a stream"))?;
         let module = context
             .load_module(Ptx::from_binary(KERNELS.to_vec()))
             .map_err(failed("load the kernels"))?;
-        let mut kernels = HashMap::new();
+        let mut shared: BTreeMap<&'static str, u32> = BTreeMap::new();
         for launch in plan.steps.iter().flat_map(|step| step.op.launches()) {
-            let name = launch.kernel;
-            let function = match kernels.get(name) {
-                Some(function) => function,
-                None => {
-                    let function = module.load_function(name);
-                    let function = function.map_err(failed(&format!("find the kernel {name}")))?;
-                    kernels.entry(name).or_insert(function)
-                }
-            };
-            allow_shared(function, &launch)?;
+            let most = shared.entry(launch.kernel).or_default();
+            *most = launch.shared.max(*most);
+        }
+        let mut kernels = HashMap::new();
+        for (name, bytes) in shared {
+            let function = module.load_function(name);
+            let function = function.map_err(failed(&format!("find the kernel {name}")))?;
+            allow_shared(name, &function, bytes)?;
+            kernels.insert(name, function);
         }
         let arena = allocate(&stream, &plan)?;
         let plan = Arc::new(plan);
@@ -233,7 +244,8 @@ impl Cuda {
             stream: context.new_stream().map_err(failed("make a stream"))?,
             staging: [None, None],
             copied: [None, None],
-            behind: None,
+            // The first upload waits until the arena is there and filled.
+            behind: Some(stream.record_event(None).map_err(failed("allocate device memory"))?),
         };
         Ok(Cuda { plan, arena, kernels, graphs: HashMap::new(), stream, uploads })
     }
@@ -303,39 +315,37 @@ enum Word {
     Float(f32),
 }
 
-/// Lets `function` use the dynamic shared memory of `launch`.
-fn allow_shared(function: &CudaFunction, launch: &Launch) -> Result<()> {
-    if launch.shared <= SHARED_UNASKED {
+/// Lets the kernel use this much dynamic shared memory.
+fn allow_shared(kernel: &str, function: &CudaFunction, bytes: u32) -> Result<()> {
+    if bytes <= SHARED_UNASKED {
         return Ok(());
     }
     let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-    let (kernel, bytes) = (launch.kernel, launch.shared);
     function
         .set_attribute(attribute, bytes as i32)
         .map_err(failed(&format!("give {kernel} {bytes} bytes of shared memory")))
 }
 
+/// An error if `plan` does not fit into what is free.
+fn check_memory(device: &Device, plan: &Plan) -> Result<()> {
+    let (wanted, free) = (plan.bytes(), device.free_memory()?);
+    if wanted <= free {
+        return Ok(());
+    }
+    Err(Error::Device(format!(
+        "the plan needs {:.0} MB of device memory, but {:.0} of {:.0} MB can be had: use a smaller \
+         --batch-size or --device cpu",
+        wanted as f64 * 1e-6,
+        free as f64 * 1e-6,
+        device.memory as f64 * 1e-6
+    )))
+}
+
 /// The arena, poisoned as [`Cuda::new`] says.
 fn allocate(stream: &Arc<CudaStream>, plan: &Plan) -> Result<CudaSlice<f32>> {
-    let wanted = plan.bytes();
-    let (free, total) =
-        stream.context().mem_get_info().map_err(failed("ask for the free memory"))?;
-    let short = |free: usize| {
-        Error::Device(format!(
-            "the plan needs {:.0} MB of device memory, but {:.0} of {:.0} MB are free: use a \
-             smaller --batch-size, fewer patterns, or --device cpu",
-            wanted as f64 * 1e-6,
-            free as f64 * 1e-6,
-            total as f64 * 1e-6
-        ))
-    };
-    if wanted > free {
-        return Err(short(free));
-    }
-    let arena = stream.alloc_zeros::<f32>(plan.arena).map_err(|error| match error.0 {
-        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => short(free),
-        _ => failed("allocate device memory")(error),
-    })?;
+    let megabytes = plan.bytes() as f64 * 1e-6;
+    let arena = stream.alloc_zeros::<f32>(plan.arena);
+    let arena = arena.map_err(failed(&format!("allocate {megabytes:.0} MB of device memory")))?;
     let (base, _sync) = arena.device_ptr(stream);
     for (i, slot) in plan.slots.iter().enumerate() {
         let range = plan.range(Value(i));
@@ -406,8 +416,8 @@ impl Backend for Cuda {
             let first = range.start + half * (range.len() / 2);
             assert!(host.len() <= range.len() / 2, "half of {}", self.plan.slots[v.0].name);
             let (base, _sync) = self.arena.device_ptr(stream);
-            // SAFETY: the target lies inside of the arena, by the assertion; the source is pinned
-            // and is not written again before `copied` has happened.
+            // SAFETY: the target lies inside of the arena, by the assertion; the source is pinned,
+            // is not written again before `copied` has happened, and outlives the stream's work.
             unsafe {
                 let to = base + (first * ELEMENT) as u64;
                 result::memcpy_htod_async(to, from, stream.cu_stream())

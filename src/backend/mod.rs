@@ -50,7 +50,7 @@ impl Chosen {
         match self {
             Chosen::Cpu => Ok(limit),
             Chosen::Cuda(device) => {
-                let free = cuda::free_memory(device.index)?;
+                let free = device.free_memory()?;
                 Ok(Some(limit.map_or(free, |limit| limit.min(free))))
             }
         }
@@ -60,7 +60,7 @@ impl Chosen {
     pub fn open(&self, plan: Plan) -> Result<Box<dyn Backend>> {
         Ok(match self {
             Chosen::Cpu => Box::new(Cpu::<f32>::new(plan)),
-            Chosen::Cuda(device) => Box::new(Cuda::new(device.index, plan)?),
+            Chosen::Cuda(device) => Box::new(Cuda::new(device, plan)?),
         })
     }
 }

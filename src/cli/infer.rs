@@ -203,11 +203,12 @@ fn record_path(folder: &Path) -> PathBuf {
 
 /// Amplitude, phase and consistency as PNG.
 fn pictures(result: &Reconstruction, folder: &Path) -> Result<()> {
-    let covered = result.covered();
+    let (covered, trusted) = (result.covered(), result.trusted());
     let object = &result.stitched.object;
     let draw = |file: &str, values: &Array2<f32>, title, colormap, unit| {
         let range = Range::default();
-        let picture = Picture { title, colormap, range, mask: Some(&covered), unit };
+        let (mask, trusted) = (Some(&covered), Some(&trusted));
+        let picture = Picture { title, colormap, range, mask, trusted, unit };
         report::write_image(folder.join(file), values, &picture)
     };
     draw("amplitude.png", &object.mapv(|z| z.norm()), "Amplitude", Colormap::Sequential, "")?;

@@ -72,7 +72,7 @@ fn against_cudarc(args: &Args) -> Result<()> {
     let checks = crate::measure::cust::run(&device, &args.filter, |check| {
         let verdict = match &check.differs {
             None => "same bits".into(),
-            Some(buffer) => format!("DIFFERENT: {} numbers, first of {buffer}", check.different),
+            Some(buffer) => format!("DIFFERENT: {} in all, first in {buffer}", check.different),
         };
         println!("{:32} {:>12} {:>12}  {verdict}", check.what, check.launches, check.numbers);
     })?;
@@ -103,7 +103,7 @@ fn against_the_cpu(args: &Args) -> Result<()> {
             (true, false) => "NOT REPEATED",
         };
         println!("{:32} {:>12.1e} {:>12.0e}  {verdict}", check.what, check.error, check.bound);
-    })?;
+    });
     if checks.is_empty() {
         return Err(nothing(&args.filter));
     }

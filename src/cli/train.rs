@@ -273,6 +273,7 @@ pub fn train(args: &Args) -> Result<Outcome> {
     let planning = Instant::now();
     let mut trainer = Trainer::new(train, test, &resolved, &device)?;
     record.timing("plan_seconds", planning.elapsed().as_secs_f64());
+    record.set("plan_bytes", trainer.plan_bytes());
     match trainer.resumed_from() {
         Some(checkpoint) => {
             record.set("resumed_from", checkpoint.to_string_lossy());

@@ -84,10 +84,11 @@ impl Planned {
         let moments = [Role::ParamGrad, Role::GradSum, Role::Moment1, Role::Moment2];
         let roles = [Role::Param, Role::Input, Role::State].into_iter().chain(moments);
         let slots: Vec<_> = roles.flat_map(|role| self.plan.of_role(role)).collect();
-        let canvas =
-            self.plan.find("canvas").filter(|&v| self.plan.slots[v.0].role == Role::Output);
-        let canvas = canvas.map(|v| (v, &self.plan.slots[v.0]));
-        let slots = slots.into_iter().chain(canvas);
+        // What is added to, or changed in part.
+        let kept = ["canvas", "ring"].into_iter().filter_map(|name| self.plan.find(name));
+        let kept = kept.filter(|v| self.plan.slots[v.0].role == Role::Output);
+        let kept = kept.map(|v| (v, &self.plan.slots[v.0]));
+        let slots = slots.into_iter().chain(kept);
         slots.map(|(v, slot)| (v, numbers(v, &slot.name, slot.len()))).collect()
     }
 
@@ -113,11 +114,14 @@ fn numbers(v: Value, name: &str, len: usize) -> Vec<f32> {
             let u = stream.uniform();
             match name {
                 "index" => (3 * i % 5) as f32,
-                "scan" => 0.0,
+                "scan" => (i % 2) as f32,
+                "slot" => 3.0,
                 "training" | "keep" => 1.0,
                 "offsets" => (10.0 * u - 5.0) as f32,
                 "mask" => f32::from(u > 0.1),
                 "canvas" => 0.0,
+                // The last one is no patch.
+                "places" if i % 4 == 0 && i + 4 == len => -1.0,
                 "places" if i % 4 < 2 => (12.0 * u).floor() as f32,
                 "places" => u as f32,
                 "intensity" | "dose" | "weight" | "variance" | "control" | "of second" => {
@@ -145,7 +149,7 @@ fn measured(g: &mut Graph, s: &Size) -> Measured {
     Measured {
         amplitude: g.input("amplitude", &[s.batch, s.group, s.side, s.side]),
         dose: g.input("dose", &[s.batch]),
-        mask: g.input("mask", &[1, s.side, s.side]),
+        mask: g.input("mask", &[2, s.side, s.side]),
         scan: g.input("scan", &[s.batch]),
     }
 }
@@ -172,6 +176,13 @@ fn filter(g: &mut Graph, s: &Size, [inputs, outputs, k]: [usize; 3], relu: bool)
 fn convolutions() -> Vec<Case> {
     named([
         ("conv2d 3x3 relu", |g, s| filter(g, s, [s.channels, s.channels, 3], true)),
+        ("conv2d 3x3 wide", |g, s| {
+            // Sides that neither tiles nor slices divide.
+            let (c, [h, w]) = (3 * s.channels, [s.side / 2 + 1, s.side / 2 - 1]);
+            let x = g.param("x", &[s.batch, c, h, w]);
+            let (weight, bias) = (g.param("w.weight", &[c, c, 3, 3]), g.param("bias", &[c]));
+            Some(conv2d(g, x, weight, Some(bias), true))
+        }),
         ("conv2d 3x3 narrowing", |g, s| filter(g, s, [2 * s.channels, 1, 3], false)),
         ("conv2d 3x3 from one", |g, s| filter(g, s, [1, s.channels, 3], true)),
         ("conv2d 1x1", |g, s| filter(g, s, [s.channels, 2 * s.channels, 1], false)),
@@ -181,6 +192,14 @@ fn convolutions() -> Vec<Case> {
 
 fn network() -> Vec<Case> {
     named([
+        ("gradients added", |g, s| {
+            // Image and weights are used twice: the second share is added to the first.
+            let x = g.param("x", &[s.batch, s.channels, s.side / 2, s.side / 2]);
+            let weight = g.param("weight", &[s.channels, s.channels, 3, 3]);
+            let y = activate(g, x, Activation::Silu);
+            let [a, b] = [x, y].map(|x| conv2d(g, x, weight, None, false));
+            Some(polar(g, a, b))
+        }),
         ("activate relu", |g, s| {
             let x = maps(g, s, "x");
             Some(activate(g, x, Activation::Relu))
@@ -209,6 +228,11 @@ fn network() -> Vec<Case> {
             Some(batch_norm(g, x, gamma, beta, mean, variance, training))
         }),
         ("head_sum", |g, s| {
+            let inner = g.param("inner", &[s.batch, s.group, s.side / 2, s.side / 2]);
+            let outer = real(g, s, "outer");
+            Some(head_sum(g, inner, outer, false))
+        }),
+        ("head_sum of the border", |g, s| {
             let inner = g.param("inner", &[s.batch, s.group, s.side / 2, s.side / 2]);
             let outer = real(g, s, "outer");
             Some(head_sum(g, inner, outer, true))
@@ -274,7 +298,7 @@ fn physics() -> Vec<Case> {
         }),
         ("illuminate", |g, s| {
             let object = complex(g, s, "object");
-            let probe = g.param("probe", &[1, 2, s.side, s.side, 2]);
+            let probe = g.param("probe", &[2, 2, s.side, s.side, 2]);
             let scan = g.input("scan", &[s.batch]);
             Some(illuminate(g, object, probe, scan))
         }),
@@ -322,26 +346,30 @@ fn losses() -> Vec<Case> {
             Some(total_variation(g, x))
         }),
         ("record", |g, _| {
-            let (x, slot) = (g.input("x", &[1]), g.input("scan", &[1]));
-            record(g, "ring", x, slot, 1);
+            let (x, slot) = (g.input("x", &[1]), g.input("slot", &[1]));
+            record(g, "ring", x, slot, 5);
             None
         }),
         ("weighted_sum", |g, s| {
-            let (loss, weight) = (g.param("loss", &[s.batch]), g.input("weight", &[s.batch]));
-            Some(weighted_sum(g, vec![(loss, 1.0)], weight))
+            let [data, smooth] = ["data", "smooth"].map(|name| g.param(name, &[s.batch]));
+            let weight = g.input("weight", &[s.batch]);
+            Some(weighted_sum(g, vec![(data, 1.0), (smooth, 0.25)], weight))
         }),
     ])
 }
 
+fn stitched(g: &mut Graph, s: &Size, transpose: bool) -> Option<Value> {
+    let patches = g.input("patches", &[s.batch * s.group, s.side, s.side, 2]);
+    let places = g.input("places", &[s.batch * s.group, 4]);
+    let weight = g.input("weight", &[s.side / 2, s.side / 2]);
+    stitch(g, patches, places, weight, [s.canvas(), s.canvas() + 3], transpose);
+    None
+}
+
 fn groups() -> Vec<Case> {
     named([
-        ("stitch", |g, s| {
-            let patches = g.input("patches", &[s.batch * s.group, s.side, s.side, 2]);
-            let places = g.input("places", &[s.batch * s.group, 4]);
-            let weight = g.input("weight", &[s.side / 2, s.side / 2]);
-            stitch(g, patches, places, weight, [s.canvas(), s.canvas() + 3], false);
-            None
-        }),
+        ("stitch", |g, s| stitched(g, s, false)),
+        ("stitch transposed", |g, s| stitched(g, s, true)),
         ("extract", |g, s| {
             let canvas = g.param("canvas", &[s.batch, s.canvas(), s.canvas(), 2]);
             let offsets = g.input("offsets", &[s.batch, s.group, 2]);
@@ -384,6 +412,7 @@ fn update() -> Vec<Case> {
             None
         }),
         ("adam", |g, s| adam_with(g, s, 0.0, false)),
+        ("adam with decay", |g, s| adam_with(g, s, 0.01, false)),
         ("adamw", |g, s| adam_with(g, s, 0.01, true)),
         ("clip by norm", |g, s| {
             let [_, gradient, ..] = regions(g, s);

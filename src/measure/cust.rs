@@ -27,14 +27,11 @@ use serde::Serialize;
 
 use super::cases::{Case, Planned, Size, all};
 use crate::backend::Backend;
-use crate::backend::cuda::{self, Cuda};
+use crate::backend::cuda::{self, Cuda, KERNELS};
 use crate::graph::{Role, Stage, Value};
 use crate::launch::{Arg, Launch};
 use crate::plan::Plan;
 use crate::{Error, Result};
-
-/// All kernels, compiled: what the backend loads.
-const KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
 const STAGES: [Stage; 3] = [Stage::Forward, Stage::Backward, Stage::Update];
 
@@ -78,7 +75,7 @@ pub fn run(
 fn compare(case: &Case, device: &cuda::Device, second: &Second) -> Result<Comparison> {
     let planned = case.plan(&Size::SMALL);
     let plan = &planned.plan;
-    let mut first = Cuda::new(device.index, plan.clone())?;
+    let mut first = Cuda::new(device, plan.clone())?;
     for (v, numbers) in planned.filling() {
         first.write(v, &numbers)?;
     }

@@ -16,8 +16,10 @@ use crate::launch::Launch;
 /// Side of the square that a transpose moves at once: two of them fit in the first-level cache.
 const TILE: usize = 16;
 
-/// The largest power of two whose frames fit the shared memory of a GPU.
-const FRAME_SIDE: usize = 128;
+/// The largest power of two whose frames fit the shared memory that every GPU has for a block:
+/// 99 KiB. (128 would need 129 KiB, which compute capability 8.0, 9.0 and 10.0 have, 8.6, 8.9 and
+/// 12.0 have not.)
+const FRAME_SIDE: usize = 64;
 
 /// Complex numbers in shared memory where they do not; the longest line that a block can take.
 const BLOCK_NUMBERS: usize = 4096;

@@ -38,6 +38,8 @@ pub struct Picture<'a> {
     pub range: Range,
     /// True where the number means something; the rest is gray.
     pub mask: Option<&'a Array2<bool>>,
+    /// True where the number can be trusted: these decide the range. None = as `mask`.
+    pub trusted: Option<&'a Array2<bool>>,
     /// Of the numbers, written above the colour bar; may be empty.
     pub unit: &'a str,
 }
@@ -131,7 +133,8 @@ struct ColorScale {
 impl ColorScale {
     fn of(values: &Array2<f32>, picture: &Picture<'_>) -> ColorScale {
         let covered = values.indexed_iter().filter(|((row, column), value)| {
-            is_covered(picture.mask, *row, *column) && value.is_finite()
+            let decides = is_covered(picture.trusted, *row, *column);
+            decides && is_covered(picture.mask, *row, *column) && value.is_finite()
         });
         let covered: Vec<f64> = covered.map(|(_, value)| f64::from(*value)).collect();
         match picture.colormap {

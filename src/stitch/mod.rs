@@ -106,11 +106,7 @@ impl Stitcher {
     /// canvas without pixels or larger than the memory.
     pub fn new(canvas: &Canvas, options: &Options) -> Result<Stitcher> {
         let crop = options.crop;
-        if crop == 0 || !crop.is_multiple_of(2) {
-            return Err(Error::Config(format!(
-                "the stitching crop is {crop}: it must be even and at least 2"
-            )));
-        }
+        check_crop(crop)?;
         canvas.check_size()?;
         let mut cells = Vec::new();
         cells
@@ -297,8 +293,18 @@ impl Stitched {
     }
 }
 
+fn check_crop(crop: usize) -> Result<()> {
+    if crop == 0 || !crop.is_multiple_of(2) {
+        return Err(Error::Config(format!(
+            "the stitching crop is {crop}: it must be even and at least 2"
+        )));
+    }
+    Ok(())
+}
+
 /// The weights as numbers, [crop, crop]. Errors: as [`Stitcher::new`].
 pub fn weight_map(weights: &Weights, crop: usize) -> Result<Vec<f32>> {
+    check_crop(crop)?;
     let Weights::Map(map) = weights else { return Ok(vec![1.0; crop * crop]) };
     if map.dim() != (crop, crop) {
         let (height, width) = map.dim();

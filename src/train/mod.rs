@@ -130,6 +130,11 @@ impl Trainer {
         Ok(trainer)
     }
 
+    /// Bytes of the plan.
+    pub fn plan_bytes(&self) -> usize {
+        self.step.plan.bytes()
+    }
+
     /// The checkpoint that this training goes on from.
     pub fn resumed_from(&self) -> Option<&Path> {
         self.resumed_from.as_deref()

@@ -1,7 +1,7 @@
 //! Grids and workspace of `kernels/conv2d.cu`.
 //!
 //! The gradients of weights and bias are summed over slices of the pixels of the batch. How many
-//! follows from the sizes of the layer alone, so that every GPU gives the same bits.
+//! follows from the sizes of the layer alone, so that every GPU adds the same sums.
 
 use super::{Conv2d, Conv2dBackward, Sizes};
 use crate::graph::{Grad, Value};
