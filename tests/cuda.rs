@@ -52,7 +52,7 @@ fn infer(model: &Path, scan: &Path, folder: &Path, device: &str) -> ArrayD<Compl
     command.arg("infer").arg("--model-path").arg(model).arg("--test-data").arg(scan);
     command.arg("--output-dir").arg(folder).args(["--device", device, "--batch-size=4"]);
     command.assert().success();
-    Npz::open(&folder.join("reconstruction.npz")).unwrap().c64("object").unwrap()
+    Npz::open(folder.join("reconstruction.npz")).unwrap().c64("object").unwrap()
 }
 
 fn weights(folder: &Path) -> Vec<f32> {
@@ -202,7 +202,7 @@ fn a_short_last_batch_of_transposed_patches_is_stitched_alike() {
         command.arg("infer").arg("--model-path").arg(&model).arg("--test-data").arg(&scan);
         command.arg("--output-dir").arg(&folder).args(["--device", device, "--batch-size=3"]);
         command.args(["--transpose", "--swap-xy"]).assert().success();
-        let mut result = Npz::open(&folder.join("reconstruction.npz")).unwrap();
+        let mut result = Npz::open(folder.join("reconstruction.npz")).unwrap();
         let object = result.c64("object").unwrap();
         let consistency = result.f32("consistency").unwrap();
         let parts = object.iter().flat_map(|z| [z.re, z.im]).chain(consistency.iter().copied());
