@@ -7,6 +7,7 @@ use ndarray::{Array2, Ix1, Ix2, s};
 use num_complex::{Complex32, Complex64};
 
 use super::{infer, train};
+use crate::config::PatchWeighting;
 use crate::config::Schedule;
 use crate::data::Position;
 use crate::data::npz::Npz;
@@ -83,6 +84,9 @@ pub fn run(args: Args) -> Result<()> {
         output_dir: rebuilt.clone(),
         batch_size: 16,
         coord_scale: 1.0,
+        // After so short a training neighbours contradict each other: a plain mean of all of them
+        // is better than trust in the middle of each (docs/defaults.md).
+        patch_weighting: PatchWeighting::Uniform,
         quiet: args.quiet,
         ..infer::Args::default()
     })?;
