@@ -75,8 +75,6 @@ pub struct Inputs {
     pub training: Value,
     /// [1] ∂L/∂L, 1.
     pub seed: Value,
-    /// [1] where the loss and the norm of this step are noted.
-    pub slot: Value,
 }
 
 /// Everything of one training step.
@@ -87,6 +85,8 @@ pub struct Training {
     pub controls: Controls,
     /// [1] total loss of the batch.
     pub loss: Value,
+    /// [1] where the loss and the norm of this step are noted.
+    pub slot: Value,
     /// [[`RING`]] losses of the last batches, and gradient norms of the last steps.
     pub losses: Value,
     pub norms: Value,
@@ -163,14 +163,28 @@ pub fn training(
     terms.extend(regularisers(&mut g, loss, patch));
     let total = weighted_sum(&mut g, terms, inputs.weight);
     g.differentiate(total, inputs.seed);
-    let losses = record(&mut g, "losses", total, inputs.slot, RING);
+    // After the network: the draw of its first weights depends on the buffers before them.
+    let slot = g.input("slot", &[1]);
+    let losses = record(&mut g, "losses", total, slot, RING);
     let controls = optimiser::attach(&mut g, optimiser);
-    let norms = record(&mut g, "norms", controls.norm, inputs.slot, RING);
+    let norms = record(&mut g, "norms", controls.norm, slot, RING);
     let patch = [patch.amplitude, patch.phase];
     patch.into_iter().chain([amplitude]).chain(intensity).for_each(|v| g.keep(v));
     let plan = Plan::new(g);
     let loss = total;
-    Training { plan, inputs, controls, loss, losses, norms, amplitude, intensity, patch, initial }
+    Training {
+        plan,
+        inputs,
+        controls,
+        loss,
+        slot,
+        losses,
+        norms,
+        amplitude,
+        intensity,
+        patch,
+        initial,
+    }
 }
 
 fn inputs(
@@ -212,7 +226,6 @@ fn inputs(
         merge: model.merge_weights,
         training: g.input("training", &[1]),
         seed: g.input("seed", &[1]),
-        slot: g.input("slot", &[1]),
     }
 }
 

@@ -284,7 +284,7 @@ impl Trainer {
             let in_step = (groups.len() - window).min(every * size);
             let batch = Batch::new(groups, at * size, size, self.config.model.channels());
             self.write(&batch, in_step)?;
-            self.backend.write(self.step.inputs.slot, &[unseen.len() as f32])?;
+            self.backend.write(self.step.slot, &[unseen.len() as f32])?;
             if let Some(keep) = self.step.controls.keep {
                 self.backend.write(keep, &[if at % every == 0 { 0.0 } else { 1.0 }])?;
             }
