@@ -8,7 +8,7 @@ use crate::graph::{Graph, Role, Slot, Stage, Step, Value};
 pub(crate) const ALIGN: usize = 64;
 
 /// Roles that live for the whole run, in arena order.
-const LASTING: [Role; 8] = [
+pub(crate) const LASTING: [Role; 8] = [
     Role::Param,
     Role::ParamGrad,
     Role::GradSum,

@@ -32,7 +32,7 @@ const OLDEST: (i32, i32) = (8, 0);
 const RESERVE: usize = 128 << 20;
 
 /// Dynamic shared memory that a kernel gets without asking, bytes.
-const SHARED_UNASKED: u32 = 48 * 1024;
+pub(crate) const SHARED_UNASKED: u32 = 48 * 1024;
 
 /// Steps between two looks at the losses: a look costs about as much as a short step.
 const PATIENCE: usize = 32;
@@ -62,13 +62,11 @@ impl Device {
     pub fn find(index: usize) -> Result<Device> {
         let count = count()?;
         if index >= count {
-            let visible = env::var("CUDA_VISIBLE_DEVICES");
-            let visible =
-                visible.map_or(String::new(), |v| format!(" (CUDA_VISIBLE_DEVICES is {v:?})"));
             return Err(Error::Device(format!(
                 "there is no cuda:{index}: the driver shows {count} device(s), cuda:0 to \
-                 cuda:{}{visible}",
-                count.saturating_sub(1)
+                 cuda:{}{}",
+                count.saturating_sub(1),
+                visible()
             )));
         }
         let driver = driver_version()?;
@@ -139,15 +137,17 @@ fn count() -> Result<usize> {
     }
     match CudaContext::device_count() {
         Ok(count) => Ok(count as usize),
-        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => {
-            let visible = env::var("CUDA_VISIBLE_DEVICES");
-            Err(Error::Device(format!(
-                "the NVIDIA driver shows no device{}: use --device cpu",
-                visible.map_or(String::new(), |v| format!(" (CUDA_VISIBLE_DEVICES is {v:?})"))
-            )))
-        }
+        Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NO_DEVICE => Err(Error::Device(
+            format!("the NVIDIA driver shows no device{}: use --device cpu", visible()),
+        )),
         Err(error) => Err(failed("start the NVIDIA driver")(error)),
     }
+}
+
+/// For messages: what hides devices from the driver.
+fn visible() -> String {
+    let visible = env::var("CUDA_VISIBLE_DEVICES");
+    visible.map_or(String::new(), |v| format!(" (CUDA_VISIBLE_DEVICES is {v:?})"))
 }
 
 fn driver_version() -> Result<i32> {

@@ -15,7 +15,7 @@ use crate::ops::{
     sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool, split::split, stitch::stitch,
     total_variation::total_variation, upsample::upsample, weighted_sum::weighted_sum,
 };
-use crate::plan::Plan;
+use crate::plan::{LASTING, Plan};
 use crate::random::{Purpose, Stream};
 
 /// Sizes of the arrays that the cases are made of.
@@ -94,16 +94,8 @@ impl Planned {
 
     /// What the op leaves: its output, and all that lasts.
     pub fn results(&self) -> Vec<Value> {
-        let kept = [
-            Role::Param,
-            Role::ParamGrad,
-            Role::GradSum,
-            Role::Moment1,
-            Role::Moment2,
-            Role::State,
-            Role::Output,
-        ];
-        kept.iter().flat_map(|&role| self.plan.of_role(role)).map(|(v, _)| v).collect()
+        let kept = LASTING.into_iter().filter(|role| *role != Role::Input);
+        kept.flat_map(|role| self.plan.of_role(role)).map(|(v, _)| v).collect()
     }
 }
 

@@ -27,16 +27,13 @@ use serde::Serialize;
 
 use super::cases::{Case, Planned, Size, all};
 use crate::backend::Backend;
-use crate::backend::cuda::{self, Cuda, KERNELS};
+use crate::backend::cuda::{self, Cuda, KERNELS, SHARED_UNASKED};
 use crate::graph::{Role, Stage, Value};
 use crate::launch::{Arg, Launch};
 use crate::plan::Plan;
 use crate::{Error, Result};
 
 const STAGES: [Stage; 3] = [Stage::Forward, Stage::Backward, Stage::Update];
-
-/// Dynamic shared memory that a kernel gets without asking, bytes.
-const SHARED_UNASKED: u32 = 48 * 1024;
 
 /// One op through both bindings.
 #[derive(Clone, Debug, Serialize)]

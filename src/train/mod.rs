@@ -6,8 +6,10 @@
 
 pub mod batch;
 pub mod collapse;
+mod plan;
 pub mod pool;
 mod resume;
+mod row;
 pub mod schedule;
 pub mod state;
 
@@ -18,32 +20,18 @@ use serde::Serialize;
 
 use crate::backend::{Backend, Chosen};
 use crate::checkpoint::Checkpoint;
-use crate::config::{Loss, Mode, Resolved, Resume, TrainConfig};
+use crate::config::{Resolved, Resume, TrainConfig};
 use crate::data::scan::Scan;
 use crate::graph::{Group, Stage};
-use crate::models::plans::{self, Sizes, Training};
+use crate::models::plans::{self, Training};
 use crate::report::history::History;
 use crate::report::{self, Progress as Bar};
 use crate::{Error, Result};
 use batch::{Batch, Streamed};
 use collapse::Structure;
 use pool::{Epoch, Part, Pool};
+use row::{COLUMNS, Row};
 use state::{Learned, LearnedScan, Progress};
-
-/// Columns of history.csv.
-const COLUMNS: [&str; 11] = [
-    "epoch",
-    "step",
-    "learning_rate",
-    "train_loss",
-    "val_loss",
-    "gradient_norm",
-    "amplitude_mean",
-    "amplitude_std",
-    "phase_std",
-    "patterns_per_second",
-    "seconds",
-];
 
 /// How a training ended.
 #[derive(Clone, Debug, Serialize)]
@@ -90,7 +78,7 @@ impl Trainer {
         let config = resolved.config.clone();
         let seed = config.run.seed;
         let pool = Pool::new(&train, test.as_ref(), &config.data, seed)?;
-        let (step, streamed) = plan(&config, &pool, device)?;
+        let (step, streamed) = plan::plan(&config, &pool, device)?;
         log::info!(
             "{} parameters, {:.0} MB of buffers for batches of {}",
             step.plan.elements(crate::graph::Role::Param),
@@ -478,84 +466,4 @@ struct Unseen<'a> {
     in_step: usize,
     /// The step was done after it.
     updated: bool,
-}
-
-/// The plan of a step, and whether patterns are streamed: where the device cannot hold all.
-fn plan(config: &TrainConfig, pool: &Pool, device: &Chosen) -> Result<(Training, bool)> {
-    let build =
-        |sizes: &Sizes| plans::training(&config.model, &config.loss, &config.optimiser, sizes);
-    let mut sizes = sizes(config, pool)?;
-    let step = build(&sizes);
-    let budget = device.budget(config.run.device_memory_limit)?;
-    let Some(budget) = budget.filter(|&budget| budget < step.plan.bytes()) else {
-        return Ok((step, false));
-    };
-    sizes.frames = 2 * config.run.batch_size * config.model.channels();
-    let streaming = build(&sizes);
-    let (all, few) = (step.plan.bytes() as f64 * 1e-6, streaming.plan.bytes() as f64 * 1e-6);
-    if streaming.plan.bytes() > budget {
-        return Err(Error::Device(format!(
-            "the training needs {all:.0} MB of buffers, {few:.0} MB with patterns streamed, but may \
-             take {:.0} MB: use a smaller --batch-size, a higher --device-memory-limit, or \
-             --device cpu",
-            budget as f64 * 1e-6
-        )));
-    }
-    log::info!("{all:.0} MB do not fit: patterns are streamed, which takes {few:.0} MB");
-    Ok((streaming, true))
-}
-
-/// What the plan has to hold.
-fn sizes(config: &TrainConfig, pool: &Pool) -> Result<Sizes> {
-    let frames = pool.members.iter().map(|m| m.first + m.positions.len()).max().unwrap_or(0);
-    let supervised = config.loss.mode == Mode::Supervised;
-    let typical = match config.loss.kind {
-        _ if supervised => 1.0,
-        Loss::Poisson => pool.typical[0],
-        Loss::Mae => pool.typical[1],
-    };
-    Ok(Sizes {
-        batch: config.run.batch_size,
-        frames,
-        scans: pool.members.len(),
-        modes: pool.modes,
-        reach: pool.reach(&config.model, &config.data)?,
-        typical,
-    })
-}
-
-/// One row of history.csv.
-struct Row {
-    epoch: usize,
-    step: u64,
-    rate: f64,
-    train_loss: f64,
-    val_loss: Option<f64>,
-    norm: f64,
-    structure: Structure,
-    patterns: usize,
-}
-
-impl Row {
-    fn columns(&self, seconds: f64) -> [f64; COLUMNS.len()] {
-        let Structure { amplitude_mean, amplitude_std, phase_std } = self.structure;
-        [
-            self.epoch as f64,
-            self.step as f64,
-            self.rate,
-            self.train_loss,
-            self.val_loss.unwrap_or(f64::NAN),
-            self.norm,
-            amplitude_mean,
-            amplitude_std,
-            phase_std,
-            self.patterns as f64 / seconds.max(1e-9),
-            seconds,
-        ]
-    }
-
-    fn summary(&self) -> String {
-        let validation = self.val_loss.map(|v| format!(", validation {v:.5}")).unwrap_or_default();
-        format!("loss {:.5}{validation}", self.train_loss)
-    }
 }
