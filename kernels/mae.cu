@@ -3,73 +3,52 @@
 //   ℓ_b = s_b Σ m κ |√I − a|                 over channels and pixels
 //   s_b = 1 / (C Σ m), or 1                  mean over valid pixels, or sum
 //
-//   ∂ℓ_b/∂I = s_b m κ sign(√I − a) / (2 √I)  0 at I = 0 and at √I = a
+//   ∂L/∂I = u_b s_b m κ sign(√I − a) / (2 √I)  0 at I = 0 and at √I = a; u_b = factor · weight_b
 //
 // I  intensity  float  [B, C, pixels]
 // a  amplitude  float  [B, C, pixels]
 // κ  dose       float  [B]              √photons for each unit of amplitude
 // m  mask       float  [S, pixels]      0: ignored, whatever the pixel holds
 //    scan       float  [B]              index of the mask of each sample
+//    weight     float  [B]
 // ℓ  loss       float  [B]              √photons
-// s  share      float  [B]
 //
 // CPU twin: src/ops/mae.rs, src/ops/misfit.rs.
 
-#include "common.cuh"
+#include "misfit.cuh"
 
-// One block per sample, so that the sum has a fixed order.
+// Value and gradient in one pass over the patterns. One block per sample, so that the sum has a
+// fixed order.
 extern "C" __global__ void mae_forward(
-    const float* __restrict__ intensity,  // [B, C, pixels]
-    const float* __restrict__ amplitude,  // [B, C, pixels]
-    const float* __restrict__ dose,       // [B]
-    const float* __restrict__ mask,       // [S, pixels]
-    const float* __restrict__ scan,       // [B]
-    float*       __restrict__ loss,       // [B]
-    float*       __restrict__ share,      // [B]
-    int channels, int pixels, int mean)
-{
-    const int b = (int)blockIdx.x;
-    mask += (size_t)scan[b] * pixels;
-    double sum = 0.0, weight = 0.0;
-    for (int i = (int)threadIdx.x; i < channels * pixels; i += (int)blockDim.x) {
-        const float m = mask[i % pixels];
-        if (m == 0.0f) continue;
-        const size_t at = (size_t)b * channels * pixels + i;
-        sum += (double)(m * dose[b] * fabsf(sqrtf(intensity[at]) - amplitude[at]));
-        weight += (double)m;
-    }
-    sum = block_sum(sum);
-    weight = block_sum(weight);
-    const double s = !mean ? 1.0 : weight > 0.0 ? 1.0 / weight : 0.0;
-    if (threadIdx.x == 0) {
-        loss[b] = (float)(s * sum);
-        share[b] = (float)s;
-    }
-}
-KERNEL_EXPORT(mae_forward)
-
-// One thread per pixel.
-extern "C" __global__ void mae_backward(
     const float* __restrict__ intensity,   // [B, C, pixels]
     const float* __restrict__ amplitude,   // [B, C, pixels]
     const float* __restrict__ dose,        // [B]
     const float* __restrict__ mask,        // [S, pixels]
     const float* __restrict__ scan,        // [B]
-    const float* __restrict__ share,       // [B]
-    const float* __restrict__ dloss,       // [B]
+    const float* __restrict__ weight,      // [B]
+    float*       __restrict__ loss,        // [B]
     float*       __restrict__ dintensity,  // [B, C, pixels]
-    int channels, int pixels, int total, int accumulate)
+    int channels, int pixels, int mean, float factor)
 {
-    const int i = element();
-    if (i >= total) return;
-
-    const int b = i / pixels / channels;
-    const float m = mask[(size_t)scan[b] * pixels + i % pixels];
-    const float root = sqrtf(intensity[i]);
-    float slope = 0.0f;
-    if (m != 0.0f && root > 0.0f && root != amplitude[i]) {
-        slope = share[b] * dloss[b] * m * copysignf(dose[b], root - amplitude[i]) / (2.0f * root);
+    const int b = (int)blockIdx.x;
+    const float kappa = dose[b];
+    mask += (size_t)scan[b] * pixels;
+    const double share = mean ? mean_share(mask, channels, pixels) : 1.0;
+    const float upstream = (float)(factor * share) * weight[b];
+    double sum = 0.0;
+    for (int i = (int)threadIdx.x; i < channels * pixels; i += (int)blockDim.x) {
+        const size_t at = (size_t)b * channels * pixels + i;
+        const float m = mask[i % pixels];
+        float d = 0.0f;
+        if (m != 0.0f) {
+            const float root = sqrtf(intensity[at]), error = root - amplitude[at];
+            sum += (double)(m * kappa * fabsf(error));
+            const bool kink = root == 0.0f || error == 0.0f;
+            if (!kink) d = upstream * m * copysignf(kappa, error) / (2.0f * root);
+        }
+        dintensity[at] = d;
     }
-    put(&dintensity[i], accumulate, slope);
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) loss[b] = (float)(share * sum);
 }
-KERNEL_EXPORT(mae_backward)
+KERNEL_EXPORT(mae_forward)

@@ -173,6 +173,12 @@ impl Graph {
         self.steps.push(Step { op, stage: self.stage });
     }
 
+    /// Appends an op that ends the graph: it writes the gradient of what it reads itself, so nothing
+    /// has to come back to it, and what it writes needs no gradient.
+    pub fn push_last(&mut self, op: impl Into<Op>) {
+        self.steps.push(Step { op: op.into(), stage: self.stage });
+    }
+
     /// Ops pushed from now on run in `stage`.
     pub fn enter(&mut self, stage: Stage) {
         assert!(stage >= self.stage, "stages follow one another");
@@ -259,6 +265,17 @@ impl Graph {
         self.grads.get(&v).copied()
     }
 
+    /// The first contribution to the gradient of `v` is in `gradient`, a [`Graph::grad_buffer`] that
+    /// an op of the forward stage writes. Panics when there is one already.
+    pub fn set_grad(&mut self, v: Value, gradient: Value) {
+        let before = self.grads.insert(v, gradient);
+        assert!(
+            before.is_none(),
+            "{} has one misfit, as the last thing that reads it",
+            self.name(v)
+        );
+    }
+
     /// Where to put a contribution to the gradient of `v`; `None` if nobody needs it.
     pub fn grad_into(&mut self, v: Value) -> Option<Grad> {
         if !self.differentiable.contains(&v) {
@@ -267,13 +284,17 @@ impl Graph {
         if let Some(&value) = self.grads.get(&v) {
             return Some(Grad { value, accumulate: true });
         }
-        let value = if self.slots[v.0].role == Role::Param {
-            self.mirror(v, Role::ParamGrad, "d ")
-        } else {
-            let Slot { name, shape, .. } = self.slots[v.0].clone();
-            self.work(&format!("d {name}"), &shape)
-        };
+        let value = self.grad_buffer(v);
         self.grads.insert(v, value);
         Some(Grad { value, accumulate: false })
+    }
+
+    /// A buffer for the gradient of `v`, which is nobody's yet.
+    pub fn grad_buffer(&mut self, v: Value) -> Value {
+        if self.slots[v.0].role == Role::Param {
+            return self.mirror(v, Role::ParamGrad, "d ");
+        }
+        let Slot { name, shape, .. } = self.slots[v.0].clone();
+        self.work(&format!("d {name}"), &shape)
     }
 }

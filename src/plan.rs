@@ -1,6 +1,6 @@
 //! Memory plan: every buffer of a graph gets one offset in one arena, before anything is allocated.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use crate::graph::{Graph, Role, Slot, Stage, Step, Value};
 
@@ -142,6 +142,11 @@ impl Plan {
     /// The steps of one stage, in order.
     pub fn stage(&self, stage: Stage) -> impl Iterator<Item = &Step> {
         self.steps.iter().filter(move |s| s.stage == stage)
+    }
+
+    /// The steps of several stages, in order.
+    pub fn stages(&self, stages: &RangeInclusive<Stage>) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(move |s| stages.contains(&s.stage))
     }
 }
 

@@ -21,7 +21,7 @@ use ptycho_gpu::models::optimiser::{self, Controls};
 use ptycho_gpu::models::physics::{Overlap, central_box, checkerboard, diffract, overlap};
 use ptycho_gpu::ops::mae::mae;
 use ptycho_gpu::ops::merge::MergeRule;
-use ptycho_gpu::ops::misfit::{Measured, Normalise};
+use ptycho_gpu::ops::misfit::{Measured, Normalise, Upstream};
 use ptycho_gpu::ops::poisson::poisson;
 use ptycho_gpu::ops::polar::polar;
 use ptycho_gpu::ops::weighted_sum::weighted_sum;
@@ -189,11 +189,12 @@ impl Case {
         let mask = g.input("mask", &[1, n, n]);
         let intensity = diffract(&mut g, object, probe, scan);
         let measured = Measured { amplitude: images, dose, mask, scan };
-        let misfit = match self.is_poisson() {
-            true => poisson(&mut g, intensity, measured, 0.0, Normalise::Sum),
-            false => mae(&mut g, intensity, measured, Normalise::ValidPixels),
-        };
         let (weight, seed) = (g.input("weight", &[b]), g.input("seed", &[1]));
+        let upstream = Upstream { weight, factor: 1.0 };
+        let misfit = match self.is_poisson() {
+            true => poisson(&mut g, intensity, measured, upstream, 0.0, Normalise::Sum),
+            false => mae(&mut g, intensity, measured, upstream, Normalise::ValidPixels),
+        };
         let loss = weighted_sum(&mut g, vec![(misfit, 1.0)], weight);
         g.differentiate(loss, seed);
         let controls = optimiser::attach(&mut g, &OptimiserConfig::default());

@@ -1,5 +1,6 @@
 //! CPU backend: interprets the plan, one op at a time. The reference for every kernel.
 
+use std::ops::RangeInclusive;
 use std::sync::{Arc, LazyLock};
 
 use rustfft::{Fft, FftDirection, FftNum, FftPlanner};
@@ -128,9 +129,9 @@ impl<T: Real> Backend for Cpu<T> {
         Ok(self.get(v).iter().map(|x| x.wide() as f32).collect())
     }
 
-    fn run(&mut self, stage: Stage) -> Result<()> {
+    fn run_stages(&mut self, stages: RangeInclusive<Stage>) -> Result<()> {
         let plan = self.plan.clone();
-        for step in plan.stage(stage) {
+        for step in plan.stages(&stages) {
             step.op.cpu(&mut self.mem);
         }
         Ok(())

@@ -1,10 +1,11 @@
-//! CUDA backend: the kernels of each stage are recorded once as a graph, then replayed.
+//! CUDA backend: the kernels of a whole step are recorded once as a graph, then replayed.
 //!
 //! The driver is looked for when it is needed, so that one binary serves machines with and without
 //! a GPU. One stream carries all work, a second one the patterns that do not fit on the device.
 
 use std::collections::{BTreeMap, HashMap};
 use std::env;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use cudarc::driver::{
@@ -189,8 +190,8 @@ pub struct Cuda {
     plan: Arc<Plan>,
     arena: CudaSlice<f32>,
     kernels: HashMap<&'static str, CudaFunction>,
-    /// What was recorded of each stage; empty until it is first run.
-    graphs: HashMap<Stage, Option<CudaGraph>>,
+    /// What was recorded of each row of stages; empty until it is first run.
+    graphs: HashMap<RangeInclusive<Stage>, Option<CudaGraph>>,
     stream: Arc<CudaStream>,
     uploads: Uploads,
 }
@@ -256,10 +257,10 @@ impl Cuda {
         base + (self.plan.range(v).start * ELEMENT) as u64
     }
 
-    /// Records the launches of `stage`; `None` if it has none.
-    fn capture(&self, stage: Stage) -> Result<Option<CudaGraph>> {
+    /// Records the launches of `stages`; `None` if there are none.
+    fn capture(&self, stages: &RangeInclusive<Stage>) -> Result<Option<CudaGraph>> {
         let launches: Vec<Launch> =
-            self.plan.stage(stage).flat_map(|step| step.op.launches()).collect();
+            self.plan.stages(stages).flat_map(|step| step.op.launches()).collect();
         if launches.is_empty() {
             return Ok(None);
         }
@@ -431,12 +432,12 @@ impl Backend for Cuda {
         Ok(())
     }
 
-    fn run(&mut self, stage: Stage) -> Result<()> {
-        if !self.graphs.contains_key(&stage) {
-            let graph = self.capture(stage)?;
-            self.graphs.insert(stage, graph);
+    fn run_stages(&mut self, stages: RangeInclusive<Stage>) -> Result<()> {
+        if !self.graphs.contains_key(&stages) {
+            let graph = self.capture(&stages)?;
+            self.graphs.insert(stages.clone(), graph);
         }
-        match &self.graphs[&stage] {
+        match &self.graphs[&stages] {
             Some(graph) => graph.launch().map_err(failed("run a graph")),
             None => Ok(()),
         }

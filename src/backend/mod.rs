@@ -4,6 +4,7 @@ pub mod cpu;
 pub mod cuda;
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use cpu::Cpu;
 use cuda::Cuda;
@@ -23,12 +24,18 @@ pub trait Backend {
     /// Copies `v` to the host.
     fn read(&mut self, v: Value) -> Result<Vec<f32>>;
 
-    /// Copies `host` into one `half` (0 or 1) of each value, for the next stage that is run. The
+    /// Copies `host` into one `half` (0 or 1) of each value, for the next steps that are run. The
     /// halves take turns, so that the copy does not wait for the work that reads the other one.
     fn upload(&mut self, half: usize, parts: &[(Value, &[f32])]) -> Result<()>;
 
-    /// Runs the steps of one stage, in order. May return before the device is done.
-    fn run(&mut self, stage: Stage) -> Result<()>;
+    /// Runs the steps of these stages, in order, as one piece of work. May return before the device
+    /// is done.
+    fn run_stages(&mut self, stages: RangeInclusive<Stage>) -> Result<()>;
+
+    /// Runs the steps of one stage.
+    fn run(&mut self, stage: Stage) -> Result<()> {
+        self.run_stages(stage..=stage)
+    }
 
     /// Waits until the device is done.
     fn wait(&mut self) -> Result<()>;

@@ -5,7 +5,7 @@ use crate::ops::activate::{Activation, activate};
 use crate::ops::adam::{Constants, adam};
 use crate::ops::clip::{Rule, clip};
 use crate::ops::merge::{MergeRule, merge};
-use crate::ops::misfit::{Measured, Normalise};
+use crate::ops::misfit::{Measured, Normalise, Upstream};
 use crate::ops::{
     absolute_error::absolute_error, absolute_error::absolute_phase_error, accumulate::accumulate,
     batch_norm::batch_norm, channel_gate::channel_gate, channel_pool::channel_pool, conv2d::conv2d,
@@ -70,7 +70,7 @@ impl Case {
         if let Some(y) = output {
             g.keep(y);
             let shape = g.shape(y).to_vec();
-            let seed = g.input("seed", &shape);
+            let seed = g.find("seed").unwrap_or_else(|| g.input("seed", &shape));
             g.differentiate(y, seed);
         }
         Planned { plan: Plan::new(g), output }
@@ -144,6 +144,11 @@ fn measured(g: &mut Graph, s: &Size) -> Measured {
         mask: g.input("mask", &[2, s.side, s.side]),
         scan: g.input("scan", &[s.batch]),
     }
+}
+
+/// A misfit gives its gradient before the total is differentiated.
+fn upstream(g: &mut Graph, s: &Size) -> Upstream {
+    Upstream { weight: g.input("seed", &[s.batch]), factor: 1.0 }
 }
 
 /// All cases: ops on feature maps, on patches and patterns, on all parameters at once.
@@ -322,16 +327,16 @@ fn losses() -> Vec<Case> {
             Some(absolute_phase_error(g, x, target))
         }),
         ("mae", |g, s| {
-            let (x, seen) = (real(g, s, "intensity"), measured(g, s));
-            Some(mae(g, x, seen, Normalise::ValidPixels))
+            let (x, seen, up) = (real(g, s, "intensity"), measured(g, s), upstream(g, s));
+            Some(mae(g, x, seen, up, Normalise::ValidPixels))
         }),
         ("mean_deviation", |g, s| {
             let x = real(g, s, "x");
             Some(mean_deviation(g, x))
         }),
         ("poisson", |g, s| {
-            let (x, seen) = (real(g, s, "intensity"), measured(g, s));
-            Some(poisson(g, x, seen, 1e-6, Normalise::ValidPixels))
+            let (x, seen, up) = (real(g, s, "intensity"), measured(g, s), upstream(g, s));
+            Some(poisson(g, x, seen, up, 1e-6, Normalise::ValidPixels))
         }),
         ("total_variation", |g, s| {
             let x = real(g, s, "x");

@@ -168,9 +168,7 @@ fn losses(step: &Training, backend: &mut dyn Backend) -> Result<Vec<f32>> {
                 let bias = |beta: f64| (1.0 - beta.powi(t as i32)) as f32;
                 backend.write(control, &[1e-3, bias(0.9), bias(0.999)])?;
             }
-            for stage in [Stage::Forward, Stage::Backward, Stage::Update] {
-                backend.run(stage)?;
-            }
+            backend.run_stages(Stage::Forward..=Stage::Update)?;
             Ok(backend.read(step.loss)?[0])
         })
         .collect()

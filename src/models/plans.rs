@@ -10,7 +10,7 @@ use crate::ops::gather::gather;
 use crate::ops::mae::mae;
 use crate::ops::mean_deviation::mean_deviation;
 use crate::ops::merge::MergeRule;
-use crate::ops::misfit::{Measured, Normalise};
+use crate::ops::misfit::{Measured, Normalise, Upstream};
 use crate::ops::poisson::poisson;
 use crate::ops::polar::polar;
 use crate::ops::record::record;
@@ -249,13 +249,13 @@ fn misfit(
 ) -> Vec<(Value, f64)> {
     let Inputs { dose, mask, scan, .. } = *inputs;
     let measured = Measured { amplitude, dose, mask, scan };
+    let factor = 1.0 / sizes.typical;
+    let (upstream, mean) = (Upstream { weight: inputs.weight, factor }, Normalise::ValidPixels);
     let misfit = match loss.kind {
-        Loss::Poisson => {
-            poisson(g, intensity, measured, loss.epsilon_photons, Normalise::ValidPixels)
-        }
-        Loss::Mae => mae(g, intensity, measured, Normalise::ValidPixels),
+        Loss::Poisson => poisson(g, intensity, measured, upstream, loss.epsilon_photons, mean),
+        Loss::Mae => mae(g, intensity, measured, upstream, mean),
     };
-    vec![(misfit, 1.0 / sizes.typical)]
+    vec![(misfit, factor)]
 }
 
 /// The mean absolute error of amplitude and phase against the true patches.

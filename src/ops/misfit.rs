@@ -1,12 +1,17 @@
-//! What the losses on the detector share: a weighted sum over the pixels of each sample.
+//! What the losses on the detector share: a weighted sum over the pixels of each sample, and its
+//! gradient in the same pass.
 //!
-//! ℓ_b = s_b Σ_{c,p} m_p f(I_bcp, a_bcp, κ_b);  ∂ℓ_b/∂I_bcp = s_b m_p ∂f/∂I,
+//! ℓ_b = s_b Σ_{c,p} m_p f(I_bcp, a_bcp, κ_b);  ∂L/∂I_bcp = u_b s_b m_p ∂f/∂I,
 //! with s_b = 1 / (C Σ_p m_p) for a mean and 1 for a sum. A pixel of weight 0 is never looked at.
+//!
+//! A misfit is where the graph ends. What its samples count in the total, u_b = ∂L/∂ℓ_b, is known
+//! before the step: the weights of the samples are inputs. So nothing has to come back from the
+//! total before the gradient is written, and the patterns are read once.
 
 use rayon::prelude::*;
 
-use crate::backend::cpu::{Mem, Real, put};
-use crate::graph::{Grad, Graph, Value};
+use crate::backend::cpu::{Mem, Real};
+use crate::graph::{Graph, Value};
 use crate::launch::Launch;
 
 /// What the detector saw, and how.
@@ -43,14 +48,23 @@ impl Normalise {
     }
 }
 
+/// What the loss of each sample counts in the total: u_b = ∂L/∂ℓ_b = factor · weight_b.
+#[derive(Clone, Copy, Debug)]
+pub struct Upstream {
+    /// [B], written before the step.
+    pub weight: Value,
+    pub factor: f64,
+}
+
 /// The buffers of one such loss.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Misfit {
     pub intensity: Value,
     pub measured: Measured,
+    pub upstream: Upstream,
     pub loss: Value,
-    /// s_b: [B], kept for the gradient.
-    pub share: Value,
+    /// ∂L/∂I: [B, C, N, N].
+    pub dintensity: Value,
     pub normalise: Normalise,
     pub batch: usize,
     pub channels: usize,
@@ -63,6 +77,7 @@ impl Misfit {
         name: &str,
         intensity: Value,
         measured: Measured,
+        upstream: Upstream,
         normalise: Normalise,
     ) -> Misfit {
         let [batch, channels, h, w] = g.dims(intensity);
@@ -73,95 +88,93 @@ impl Misfit {
             "one amplitude per intensity"
         );
         assert_eq!((mh, mw), (h, w), "the mask has the shape of a pattern");
-        assert_eq!(g.shape(measured.dose), [batch], "one dose for each sample");
-        assert_eq!(g.shape(measured.scan), [batch], "one scan index for each sample");
-        let (loss, share) = (g.work(name, &[batch]), g.work(&format!("share of {name}"), &[batch]));
-        let pixels = h * w;
-        Misfit { intensity, measured, loss, share, normalise, batch, channels, pixels }
+        for (what, v) in
+            [("dose", measured.dose), ("scan index", measured.scan), ("weight", upstream.weight)]
+        {
+            assert_eq!(g.shape(v), [batch], "one {what} for each sample");
+        }
+        let (loss, pixels) = (g.work(name, &[batch]), h * w);
+        let dintensity = g.grad_buffer(intensity);
+        Misfit {
+            intensity,
+            measured,
+            upstream,
+            loss,
+            dintensity,
+            normalise,
+            batch,
+            channels,
+            pixels,
+        }
     }
 
     pub fn reads(&self) -> Vec<Value> {
         let Measured { amplitude, dose, mask, scan } = self.measured;
-        vec![self.intensity, amplitude, dose, mask, scan]
+        vec![self.intensity, amplitude, dose, mask, scan, self.upstream.weight]
     }
 
     pub fn writes(&self) -> Vec<Value> {
-        vec![self.loss, self.share]
+        vec![self.loss, self.dintensity]
     }
 
-    /// The forward kernel, one block for each sample.
+    /// The gradient is there already.
+    pub fn backward(&self, g: &mut Graph) {
+        g.set_grad(self.intensity, self.dintensity);
+    }
+
+    /// One block for each sample.
     pub fn launch(&self, kernel: &'static str) -> Launch {
-        let (Measured { amplitude, dose, mask, scan }, Misfit { loss, share, .. }) =
-            (self.measured, *self);
+        let Measured { amplitude, dose, mask, scan } = self.measured;
+        let Upstream { weight, factor } = self.upstream;
         let mean = usize::from(self.normalise == Normalise::ValidPixels);
         Launch::blocks(kernel, self.batch)
-            .buffers([self.intensity, amplitude, dose, mask, scan, loss, share])
+            .buffers([self.intensity, amplitude, dose, mask, scan, weight])
+            .buffers([self.loss, self.dintensity])
             .ints([self.channels, self.pixels, mean])
+            .floats([factor])
     }
 
-    /// The backward kernel, one thread for each pixel.
-    pub fn launch_backward(&self, kernel: &'static str, dloss: Value, d: Grad) -> Launch {
-        let Measured { amplitude, dose, mask, scan } = self.measured;
-        let total = self.batch * self.channels * self.pixels;
-        Launch::elements(kernel, total)
-            .buffers([self.intensity, amplitude, dose, mask, scan, self.share, dloss, d.value])
-            .ints([self.channels, self.pixels, total, d.accumulate.into()])
-    }
-
-    /// The loss with `term(I, a, κ)` at each pixel, summed in double precision.
-    pub fn cpu<T: Real>(&self, mem: &mut Mem<T>, term: impl Fn(f64, f64, f64) -> f64 + Sync) {
-        let (Measured { amplitude, dose, mask, scan }, n) = (self.measured, self.pixels);
-        let [intensity, amplitude, dose, mask, scan, share, loss] =
-            mem.get([self.intensity, amplitude, dose, mask, scan, self.share, self.loss]);
-        let sample = self.channels * n;
-        let (dose, mask, scan) = (&*dose, &*mask, &*scan);
-        let samples = intensity.par_chunks(sample).zip(amplitude.par_chunks(sample));
-        let results = loss.par_iter_mut().zip(share);
-        samples.zip(results).enumerate().for_each(
-            |(b, ((intensity, amplitude), (loss, share)))| {
-                let (mask, kappa) = (mask_of(mask, scan, b, n), dose[b].wide());
-                let mut sum = 0.0;
-                for (intensity, amplitude) in
-                    intensity.chunks_exact(n).zip(amplitude.chunks_exact(n))
-                {
-                    let pixels = intensity.iter().zip(amplitude).zip(mask);
-                    for ((i, a), m) in pixels.filter(|(_, m)| !m.is_zero()) {
-                        sum += m.wide() * term(i.wide(), a.wide(), kappa);
-                    }
-                }
-                let scale = self.normalise.share(mask, self.channels);
-                (*share, *loss) = (T::of(scale), T::of(scale * sum));
-            },
-        );
-    }
-
-    /// The gradient with `slope(I, a, κ)` = ∂f/∂I at each pixel.
-    pub fn cpu_backward<T: Real>(
+    /// The loss with `term(I, a, κ)` = f at each pixel, summed in double precision, and the
+    /// gradient with `slope(I, a, κ)` = ∂f/∂I.
+    pub fn cpu<T: Real>(
         &self,
         mem: &mut Mem<T>,
-        dloss: Value,
-        d: Grad,
+        term: impl Fn(f64, f64, f64) -> f64 + Sync,
         slope: impl Fn(T, T, T) -> T + Sync,
     ) {
         let (Measured { amplitude, dose, mask, scan }, n) = (self.measured, self.pixels);
-        let [intensity, amplitude, dose, mask, scan, share, dloss, dintensity] =
-            mem.get([self.intensity, amplitude, dose, mask, scan, self.share, dloss, d.value]);
-        let (dose, mask, scan, share, dloss) = (&*dose, &*mask, &*scan, &*share, &*dloss);
-        let frames = intensity.par_chunks(n).zip(amplitude.par_chunks(n));
-        let frames = frames.zip(dintensity.par_chunks_mut(n)).enumerate();
-        frames.for_each(|(frame, ((intensity, amplitude), dintensity))| {
-            let b = frame / self.channels;
-            let (mask, kappa, scale) = (mask_of(mask, scan, b, n), dose[b], share[b] * dloss[b]);
-            let pixels = intensity.iter().zip(amplitude).zip(mask);
-            for (dintensity, ((&i, &a), &m)) in dintensity.iter_mut().zip(pixels) {
-                let share = if m.is_zero() { m } else { scale * m * slope(i, a, kappa) };
-                put(dintensity, d.accumulate, share);
+        let [intensity, amplitude, dose, mask, scan, weight, loss, dintensity] = mem.get([
+            self.intensity,
+            amplitude,
+            dose,
+            mask,
+            scan,
+            self.upstream.weight,
+            self.loss,
+            self.dintensity,
+        ]);
+        let sample = self.channels * n;
+        let (dose, mask, scan, weight) = (&*dose, &*mask, &*scan, &*weight);
+        let measured = intensity.par_chunks(sample).zip(amplitude.par_chunks(sample));
+        let results = loss.par_iter_mut().zip(dintensity.par_chunks_mut(sample));
+        measured.zip(results).enumerate().for_each(|(b, ((intensity, amplitude), (loss, d)))| {
+            let (mask, kappa) = (&mask[scan[b].wide() as usize * n..][..n], dose[b]);
+            let share = self.normalise.share(mask, self.channels);
+            let upstream = T::of(self.upstream.factor * share) * weight[b];
+            let mut sum = 0.0;
+            let measured = intensity.chunks_exact(n).zip(amplitude.chunks_exact(n));
+            for ((intensity, amplitude), d) in measured.zip(d.chunks_exact_mut(n)) {
+                let pixels = intensity.iter().zip(amplitude).zip(mask);
+                for (d, ((&i, &a), &m)) in d.iter_mut().zip(pixels) {
+                    if m.is_zero() {
+                        *d = m;
+                        continue;
+                    }
+                    sum += m.wide() * term(i.wide(), a.wide(), kappa.wide());
+                    *d = upstream * m * slope(i, a, kappa);
+                }
             }
+            *loss = T::of(share * sum);
         });
     }
-}
-
-/// The mask of sample `b`, with `n` pixels.
-fn mask_of<'a, T: Real>(mask: &'a [T], scan: &[T], b: usize, n: usize) -> &'a [T] {
-    &mask[scan[b].wide() as usize * n..][..n]
 }

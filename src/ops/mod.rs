@@ -120,11 +120,11 @@ ops! {
     head_sum: HeadSum HeadSumBackward;
     illuminate: Illuminate IlluminateBackward;
     intensity: Intensity IntensityBackward;
-    mae: Mae MaeBackward;
+    mae: Mae;
     max_pool: MaxPool MaxPoolBackward;
     mean_deviation: MeanDeviation MeanDeviationBackward;
     merge: Merge MergeBackward;
-    poisson: Poisson PoissonBackward;
+    poisson: Poisson;
     polar: Polar PolarBackward;
     record: Record;
     scale: Scale ScaleBackward;

@@ -1,15 +1,15 @@
 //! Poisson negative log-likelihood of the counted photons, for each sample.
 //!
 //! ℓ_b = s_b Σ_{c,p} m (Λ − k + k ln(k/Λ)),  Λ = κ_b² I + ε,  k = (κ_b a)²,  k ln k = 0 at k = 0;
-//! ∂ℓ_b/∂I = s_b m κ_b² (1 − k/Λ), s_b = 1 / (C Σ m) or 1.
+//! ∂ℓ_b/∂I = s_b m κ_b² (1 − k/Λ), s_b = 1 / (C Σ m) or 1; value and gradient come in one pass.
 //! The term is zero at Λ = k and positive elsewhere. It differs from −ln Poisson(k; Λ) by
 //! k − k ln k + ln k!, which the data alone decide, so both have the same gradient.
 //! Kernel twin: `kernels/poisson.cu`.
 
 use super::Operation;
-use super::misfit::{Measured, Misfit, Normalise};
+use super::misfit::{Measured, Misfit, Normalise, Upstream};
 use crate::backend::cpu::{Mem, Real};
-use crate::graph::{Grad, Graph, Value};
+use crate::graph::{Graph, Value};
 use crate::launch::Launch;
 
 /// Least Λ, photons: with ε = 0 the gradient stays finite where the model is exactly dark.
@@ -23,24 +23,19 @@ pub struct Poisson {
     background: f64,
 }
 
-#[derive(Clone, Debug)]
-pub struct PoissonBackward {
-    forward: Poisson,
-    dloss: Value,
-    dintensity: Grad,
-}
-
-/// [B, C, N, N] intensity → [B] loss of each sample in nats. `background` is ε, photons per pixel.
+/// [B, C, N, N] intensity → [B] loss of each sample in nats, which counts in the total as `upstream`
+/// says. `background` is ε, photons per pixel.
 pub fn poisson(
     g: &mut Graph,
     intensity: Value,
     measured: Measured,
+    upstream: Upstream,
     background: f64,
     normalise: Normalise,
 ) -> Value {
     assert!(background >= 0.0, "a background has no negative photons");
-    let misfit = Misfit::new(g, "poisson", intensity, measured, normalise);
-    g.push(Poisson { misfit, background });
+    let misfit = Misfit::new(g, "poisson", intensity, measured, upstream, normalise);
+    g.push_last(Poisson { misfit, background });
     misfit.loss
 }
 
@@ -54,46 +49,25 @@ impl Operation for Poisson {
     }
 
     fn backward(&self, g: &mut Graph) {
-        let Some(dloss) = g.grad_of(self.misfit.loss) else { return };
-        let Some(dintensity) = g.grad_into(self.misfit.intensity) else { return };
-        g.push(PoissonBackward { forward: self.clone(), dloss, dintensity });
+        self.misfit.backward(g);
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
-        self.misfit.cpu(mem, |intensity, amplitude, kappa| {
+        let background = T::of(self.background);
+        let term = |intensity, amplitude, kappa| {
             let (lambda, k) = photons(intensity, amplitude, kappa, self.background);
             if k > 0.0 { lambda - k + k * (k / lambda).ln() } else { lambda }
-        });
-    }
-
-    fn launches(&self) -> Vec<Launch> {
-        vec![self.misfit.launch("poisson_forward").floats([self.background])]
-    }
-}
-
-impl Operation for PoissonBackward {
-    fn reads(&self) -> Vec<Value> {
-        [self.forward.misfit.reads(), vec![self.forward.misfit.share, self.dloss]].concat()
-    }
-
-    fn writes(&self) -> Vec<Value> {
-        vec![self.dintensity.value]
-    }
-
-    fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
-        let background = T::of(self.forward.background);
+        };
         let slope = |intensity: T, amplitude: T, kappa: T| {
             let (lambda, k) = photons(intensity, amplitude, kappa, background);
             let excess = if k > T::zero() { k / lambda } else { k };
             kappa * kappa * (T::one() - excess)
         };
-        self.forward.misfit.cpu_backward(mem, self.dloss, self.dintensity, slope);
+        self.misfit.cpu(mem, term, slope);
     }
 
     fn launches(&self) -> Vec<Launch> {
-        let misfit = self.forward.misfit;
-        let launch = misfit.launch_backward("poisson_backward", self.dloss, self.dintensity);
-        vec![launch.floats([self.forward.background])]
+        vec![self.misfit.launch("poisson_forward").floats([self.background])]
     }
 }
 

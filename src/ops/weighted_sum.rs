@@ -50,6 +50,10 @@ impl Operation for WeightedSum {
         let Some(dloss) = g.grad_of(self.loss) else { return };
         let dterm = |&(term, c): &(Value, f64)| Some((g.grad_into(term)?, c));
         let dterms: Vec<_> = self.terms.iter().filter_map(dterm).collect();
+        // Misfits know their share of the gradient already.
+        if dterms.is_empty() {
+            return;
+        }
         let Self { weight, batch, .. } = *self;
         g.push(WeightedSumBackward { weight, dloss, dterms, batch });
     }

@@ -276,12 +276,12 @@ impl Trainer {
             if let Some(keep) = self.step.controls.keep {
                 self.backend.write(keep, &[if at % every == 0 { 0.0 } else { 1.0 }])?;
             }
-            self.backend.run(Stage::Forward)?;
-            self.backend.run(Stage::Backward)?;
             let updated = at % every == every - 1 || at == batches - 1;
+            let last = if updated { Stage::Update } else { Stage::Backward };
             if updated {
-                self.update(rate)?;
+                self.write_rates(rate)?;
             }
+            self.backend.run_stages(Stage::Forward..=last)?;
             unseen.push(Unseen { batch, in_step, updated });
             if unseen.len() == patience || at == batches - 1 {
                 total += self.look(&unseen, &mut norm, bar)?;
@@ -331,8 +331,8 @@ impl Trainer {
         ))
     }
 
-    /// One step of the optimiser.
-    fn update(&mut self, rate: f64) -> Result<()> {
+    /// Counts one more step of the optimiser, and writes its rates.
+    fn write_rates(&mut self, rate: f64) -> Result<()> {
         self.progress.step += 1;
         let t = i32::try_from(self.progress.step).unwrap_or(i32::MAX);
         let config = &self.config.optimiser;
@@ -347,7 +347,7 @@ impl Trainer {
             };
             self.backend.write(control, &[rate as f32, biases[0], biases[1]])?;
         }
-        self.backend.run(Stage::Update)
+        Ok(())
     }
 
     /// Mean loss over the validation groups, if there are any.

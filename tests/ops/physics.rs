@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 
 use ptycho_gpu::backend::{Backend, cpu::Cpu};
 use ptycho_gpu::graph::{Graph, Stage, Value};
-use ptycho_gpu::ops::misfit::{Measured, Normalise};
+use ptycho_gpu::ops::misfit::{Measured, Normalise, Upstream};
 use ptycho_gpu::ops::{
     extract::extract,
     fft2::fft2,
@@ -128,14 +128,14 @@ fn illuminate_takes_one_sample_and_one_mode() {
 #[test]
 fn poisson_sums_the_valid_pixels_of_each_sample() {
     for normalise in [Normalise::ValidPixels, Normalise::Sum] {
-        misfit(2, 2, |g, i, seen| poisson(g, i, seen, 0.05, normalise)).check(1e-6);
-        misfit(1, 1, |g, i, seen| poisson(g, i, seen, 0.0, normalise)).check(1e-6);
+        misfit(2, 2, |g, i, seen, up| poisson(g, i, seen, up, 0.05, normalise)).check(1e-6);
+        misfit(1, 1, |g, i, seen, up| poisson(g, i, seen, up, 0.0, normalise)).check(1e-6);
     }
 }
 
 #[test]
 fn poisson_of_no_photons_has_the_slope_of_the_mean() {
-    let dark = |g: &mut Graph, i, seen| poisson(g, i, seen, 0.0, Normalise::Sum);
+    let dark = |g: &mut Graph, i, seen, up| poisson(g, i, seen, up, 0.0, Normalise::Sum);
     assert_eq!(one_pixel(dark, 0.0, 0.0, 3.0).1, 9.0);
     assert_eq!(one_pixel(dark, 2.0, 0.0, 3.0), (18.0, 9.0));
     assert!(one_pixel(dark, 0.0, 2.0, 3.0).1.is_finite());
@@ -143,7 +143,7 @@ fn poisson_of_no_photons_has_the_slope_of_the_mean() {
 
 #[test]
 fn poisson_differs_from_the_log_likelihood_by_a_constant_of_the_data() {
-    let nll = |g: &mut Graph, i, seen| poisson(g, i, seen, 0.5, Normalise::Sum);
+    let nll = |g: &mut Graph, i, seen, up| poisson(g, i, seen, up, 0.5, Normalise::Sum);
     let (kappa, amplitude) = (2.0, 1.5);
     let published = |intensity: f64| {
         let (lambda, k) = (kappa * kappa * intensity + 0.5, (kappa * amplitude).powi(2));
@@ -158,26 +158,52 @@ fn poisson_differs_from_the_log_likelihood_by_a_constant_of_the_data() {
 #[test]
 fn mae_averages_the_valid_pixels_of_each_sample() {
     for normalise in [Normalise::ValidPixels, Normalise::Sum] {
-        misfit(2, 2, |g, i, seen| mae(g, i, seen, normalise)).check(1e-6);
-        misfit(1, 1, |g, i, seen| mae(g, i, seen, normalise)).check(1e-6);
+        misfit(2, 2, |g, i, seen, up| mae(g, i, seen, up, normalise)).check(1e-6);
+        misfit(1, 1, |g, i, seen, up| mae(g, i, seen, up, normalise)).check(1e-6);
     }
 }
 
 #[test]
 fn mae_is_flat_at_its_kinks() {
-    let error = |g: &mut Graph, i, seen| mae(g, i, seen, Normalise::ValidPixels);
+    let error = |g: &mut Graph, i, seen, up| mae(g, i, seen, up, Normalise::ValidPixels);
     assert_eq!(one_pixel(error, 0.0, 2.0, 3.0), (6.0, 0.0));
     assert_eq!(one_pixel(error, 4.0, 2.0, 3.0), (0.0, 0.0));
     assert_eq!(one_pixel(error, 4.0, 1.0, 3.0), (3.0, 0.75));
 }
 
+#[test]
+fn misfits_know_their_share_of_a_weighted_total() {
+    for kind in ["poisson", "mae"] {
+        case(|g| {
+            let intensity = g.param("intensity", &[2, 2, 3, 3]);
+            let seen = measured(g, &[2, 2, 3, 3], 2);
+            let upstream = Upstream { weight: g.input("weight", &[2]), factor: 0.25 };
+            let loss = match kind {
+                "poisson" => poisson(g, intensity, seen, upstream, 0.05, Normalise::ValidPixels),
+                _ => mae(g, intensity, seen, upstream, Normalise::ValidPixels),
+            };
+            weighted_sum(g, vec![(loss, upstream.factor)], upstream.weight)
+        })
+        .positive()
+        .with("mask", MASKS)
+        .with("scan", [0.0, 1.0])
+        .with("seed", [1.0])
+        .check(1e-6);
+    }
+}
+
 /// A loss of `b` samples of `c` patterns of 3 × 3 pixels; every other sample is of the second scan.
-fn misfit(b: usize, c: usize, build: impl FnOnce(&mut Graph, Value, Measured) -> Value) -> Case {
+fn misfit(
+    b: usize,
+    c: usize,
+    build: impl FnOnce(&mut Graph, Value, Measured, Upstream) -> Value,
+) -> Case {
     let scan: Vec<f64> = (0..b).map(|b| (b % 2) as f64).collect();
     case(|g| {
         let intensity = g.param("intensity", &[b, c, 3, 3]);
         let seen = measured(g, &[b, c, 3, 3], 2);
-        build(g, intensity, seen)
+        let upstream = Upstream { weight: g.input("seed", &[b]), factor: 1.0 };
+        build(g, intensity, seen, upstream)
     })
     .positive()
     .with("mask", MASKS)
@@ -195,7 +221,7 @@ fn measured(g: &mut Graph, shape: &[usize; 4], scans: usize) -> Measured {
 
 /// Loss and ∂loss/∂I of a single pixel.
 fn one_pixel(
-    build: impl FnOnce(&mut Graph, Value, Measured) -> Value,
+    build: impl FnOnce(&mut Graph, Value, Measured, Upstream) -> Value,
     intensity: f64,
     amplitude: f64,
     dose: f64,
@@ -203,9 +229,9 @@ fn one_pixel(
     let mut g = Graph::default();
     let i = g.param("intensity", &[1, 1, 1, 1]);
     let seen = measured(&mut g, &[1, 1, 1, 1], 1);
-    let loss = build(&mut g, i, seen);
-    g.keep(loss);
     let seed = g.input("seed", &[1]);
+    let loss = build(&mut g, i, seen, Upstream { weight: seed, factor: 1.0 });
+    g.keep(loss);
     g.differentiate(loss, seed);
     let slope = g.grad_of(i).unwrap();
     let mut cpu = Cpu::<f64>::new(Plan::new(g));

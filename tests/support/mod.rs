@@ -56,7 +56,8 @@ pub fn case(build: impl FnOnce(&mut Graph) -> Value) -> Case {
     let output = build(&mut g);
     g.keep(output);
     let shape = g.shape(output).to_vec();
-    let seed = g.input("seed", &shape);
+    // A misfit is given what comes back to it beforehand.
+    let seed = g.find("seed").unwrap_or_else(|| g.input("seed", &shape));
     g.differentiate(output, seed);
     let params = g.of_role(Role::Param);
     let grads =
