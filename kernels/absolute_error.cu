@@ -1,11 +1,12 @@
 // Sum of absolute errors of each sample, of plain numbers or of phases.
 //
-//   t[b] = Σ |d| over channels and pixels,  d = x − target, of phases wrapped into (−π, π]
+//   t[b] = Σ w |d| over channels and pixels,  d = x − target, of phases wrapped into (−π, π]
 //
-//   ∂L/∂x = ∂L/∂t[b] sign d      sign 0 = 0
+//   ∂L/∂x = ∂L/∂t[b] w sign d      sign 0 = 0
 //
 // x       float  [B, stride]      rad if phases
 // target  float  [B, stride]      rad if phases
+// w       weight float  [pixels]
 // t       total  float  [B]
 //
 // CPU twin: src/ops/absolute_error.rs.
@@ -26,14 +27,15 @@ __device__ inline double difference(float x, float target, int wrapped)
 extern "C" __global__ void absolute_error_forward(
     const float* __restrict__ x,       // [B, stride]
     const float* __restrict__ target,  // [B, stride]
+    const float* __restrict__ weight,  // [pixels]
     float*       __restrict__ total,   // [B]
-    int wrapped, int stride)
+    int wrapped, int stride, int pixels)
 {
     const int b = (int)blockIdx.x;
     double sum = 0.0;
     for (int i = (int)threadIdx.x; i < stride; i += (int)blockDim.x) {
         const size_t at = (size_t)b * stride + i;
-        sum += fabs(difference(x[at], target[at], wrapped));
+        sum += (double)weight[i % pixels] * fabs(difference(x[at], target[at], wrapped));
     }
     sum = block_sum(sum);
     if (threadIdx.x == 0) total[b] = (float)sum;
@@ -44,13 +46,15 @@ KERNEL_EXPORT(absolute_error_forward)
 extern "C" __global__ void absolute_error_backward(
     const float* __restrict__ x,       // [B, stride]
     const float* __restrict__ target,  // [B, stride]
+    const float* __restrict__ weight,  // [pixels]
     const float* __restrict__ dtotal,  // [B]
     float*       __restrict__ dx,      // [B, stride]
-    int wrapped, int stride, int total, int accumulate)
+    int wrapped, int stride, int pixels, int total, int accumulate)
 {
     const int i = element();
     if (i >= total) return;
 
-    put(&dx[i], accumulate, dtotal[i / stride] * sign(difference(x[i], target[i], wrapped)));
+    const float towards = sign(difference(x[i], target[i], wrapped));
+    put(&dx[i], accumulate, dtotal[i / stride] * weight[i % pixels] * towards);
 }
 KERNEL_EXPORT(absolute_error_backward)

@@ -1,11 +1,11 @@
 // The loss: terms of every sample, summed over the batch and over the terms.
 //
-//   L_t = Σ_b w_b ℓ_tb,  L = Σ_t c_t L_t
+//   L_t = Σ_b w_tb ℓ_tb,  L = Σ_t c_t L_t
 //
-//   ∂L/∂ℓ_tb = c_t w_b ∂L
+//   ∂L/∂ℓ_tb = c_t w_tb ∂L
 //
 // ℓ_t  term    float  [B]
-// w    weight  float  [B]    0: padding of a short batch
+// w_t  weight  float  [B]    0: padding of a short batch
 // L_t  sums    float  [T]
 // L    loss    float  [1]
 // c_t  coefficient  float

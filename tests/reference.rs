@@ -24,7 +24,7 @@ use ptycho_gpu::ops::merge::MergeRule;
 use ptycho_gpu::ops::misfit::{Measured, Normalise, Upstream};
 use ptycho_gpu::ops::poisson::poisson;
 use ptycho_gpu::ops::polar::polar;
-use ptycho_gpu::ops::weighted_sum::weighted_sum;
+use ptycho_gpu::ops::weighted_sum::{Term, weighted_sum};
 use ptycho_gpu::plan::Plan;
 use ptycho_gpu::random::ln_factorial;
 use serde_json::Value as Json;
@@ -195,7 +195,8 @@ impl Case {
             true => poisson(&mut g, intensity, measured, upstream, 0.0, Normalise::Sum),
             false => mae(&mut g, intensity, measured, upstream, Normalise::ValidPixels),
         };
-        let loss = weighted_sum(&mut g, vec![(misfit, 1.0)], weight);
+        let term = Term { value: misfit, weight, coefficient: 1.0 };
+        let loss = weighted_sum(&mut g, vec![term]);
         g.differentiate(loss, seed);
         let controls = optimiser::attach(&mut g, &OptimiserConfig::default());
         let convolutions: Vec<Value> =

@@ -1,5 +1,6 @@
 //! Simulated scans: dose, noise, probes, and the same bits from the same recipe.
 
+use clap::ValueEnum;
 use ndarray::{Array2, Array3, Axis};
 use num_complex::Complex64;
 use ptycho_gpu::data::scan::Position;
@@ -35,8 +36,7 @@ fn on_threads(threads: usize, recipe: &Recipe) -> SimulatedScan {
 
 #[test]
 fn the_mean_count_is_the_dose_within_one_percent() {
-    for object in [ObjectKind::Lines, ObjectKind::Grf, ObjectKind::DeadLeaves, ObjectKind::Siemens]
-    {
+    for &object in ObjectKind::value_variants() {
         let mut recipe = small();
         recipe.object.kind = object;
         let got = mean(counts(&simulate(&recipe).unwrap()));
@@ -129,7 +129,7 @@ fn a_probe_lies_in_the_middle_and_is_as_wide_as_asked() {
 
 #[test]
 fn objects_stay_inside_the_range_of_the_network() {
-    for kind in [ObjectKind::Lines, ObjectKind::Grf, ObjectKind::DeadLeaves, ObjectKind::Siemens] {
+    for &kind in ObjectKind::value_variants() {
         let mut recipe = small();
         (recipe.object.kind, recipe.object.phase) = (kind, 3.0);
         let object = simulate(&recipe).unwrap().object;

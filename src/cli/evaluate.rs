@@ -12,6 +12,7 @@ use crate::data::npz::Npz;
 use crate::data::{LoadOptions, Position, Scan, load};
 use crate::metrics::{Explained, Reconstruction, Report, TruthReport};
 use crate::metrics::{against_truth, data_space, is_guess};
+use crate::train::teacher::Teacher;
 use crate::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -86,7 +87,7 @@ fn truth(
 }
 
 /// What a reconstruction file holds; shapes as in [`Reconstruction`] and [`Explained`].
-struct Stitched {
+pub(super) struct Stitched {
     object: Array2<Complex32>,
     weights: Array2<f32>,
     origin_yx: [f64; 2],
@@ -96,7 +97,7 @@ struct Stitched {
 }
 
 impl Stitched {
-    fn read(path: &Path) -> Result<Stitched> {
+    pub fn read(path: &Path) -> Result<Stitched> {
         let path = if path.is_dir() { path.join("reconstruction.npz") } else { path.to_path_buf() };
         let npz = &mut Npz::open(&path)?;
         let object = shaped::<_, Ix2>(npz, "object", Npz::c64)?;
@@ -131,6 +132,19 @@ impl Stitched {
             object,
             probe,
         })
+    }
+
+    /// As the teacher of a network; `path` is where it was read from.
+    pub fn teacher<'a>(&'a self, path: &'a Path) -> Teacher<'a> {
+        Teacher {
+            path,
+            object: self.object.view(),
+            weights: self.weights.view(),
+            origin_yx: self.origin_yx,
+            probe: self.probe.view(),
+            positions: &self.positions,
+            indices: &self.indices,
+        }
     }
 
     fn placed(&self) -> Reconstruction<'_> {

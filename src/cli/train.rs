@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::evaluate::Stitched;
 use crate::config::{
     self, AmpActivation, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder, Head,
     InputDomain, Loss, MergeWeights, Mode, Optimiser, Resume, Schedule,
 };
 use crate::data::{self, LoadOptions, Scan, check_network_side};
 use crate::report::{self, Curve, OutputFolder, RunRecord, Series};
-use crate::train::{Outcome, Trainer};
+use crate::train::synthetic::{Supply, Synthetic};
+use crate::train::{Material, Outcome, Trainer};
 use crate::{Error, Result, backend};
 
 /// Every option is optional, so that what was given can be told from what was not: a value comes
@@ -29,6 +31,17 @@ pub struct Args {
     /// Scan to learn from; several are learned together
     #[arg(long, num_args = 1.., value_name = "SCAN.npz", help_heading = "Data")]
     pub train_data_file: Option<Vec<PathBuf>>,
+    /// Learn from this many simulated patterns per epoch instead of a scan: random objects, anew in
+    /// every epoch; needs --like
+    #[arg(long, value_name = "PATTERNS", help_heading = "Data")]
+    pub synthetic: Option<usize>,
+    /// Scan whose probe, positions, dose and mask the simulated patterns have
+    #[arg(long, value_name = "SCAN.npz", help_heading = "Data")]
+    pub like: Option<PathBuf>,
+    /// Reconstruction of the scan: its patches are taken for true ones, and its probe and positions
+    /// are used; goes with --mode supervised or mixed
+    #[arg(long, value_name = "RECONSTRUCTION", help_heading = "Data")]
+    pub teacher: Option<PathBuf>,
     /// Scan to validate on
     #[arg(long, value_name = "SCAN.npz", help_heading = "Data")]
     pub test_data_file: Option<PathBuf>,
@@ -78,10 +91,16 @@ pub struct Args {
     /// Distance between measured and predicted pattern [default: poisson]
     #[arg(long, visible_alias = "torch-loss-mode", ignore_case = true, help_heading = "Loss")]
     pub loss: Option<Loss>,
-    /// Learn from the patterns alone, or from the true patches in the scan [default:
-    /// unsupervised]
+    /// Learn from the patterns alone, from true patches (in the scan, of --teacher, of --synthetic),
+    /// or from both [default: unsupervised]
     #[arg(long, ignore_case = true, help_heading = "Loss")]
     pub mode: Option<Mode>,
+    /// Mixed mode: share of the true patches in the loss of the first epoch [default: 1]
+    #[arg(long, value_parser = finite, value_name = "SHARE", help_heading = "Loss")]
+    pub label_share: Option<f64>,
+    /// Mixed mode: share of the true patches in the last epoch, linear in between [default: 0]
+    #[arg(long, value_parser = finite, value_name = "SHARE", help_heading = "Loss")]
+    pub label_share_end: Option<f64>,
     /// Weight of the total variation of the amplitude [default: 0]
     #[arg(long, value_parser = finite, value_name = "WEIGHT", help_heading = "Loss")]
     pub tv_amplitude: Option<f64>,
@@ -191,6 +210,9 @@ pub struct Args {
     #[arg(long, value_name = "auto|PATH", help_heading = "Run",
           value_parser = |text: &str| Ok::<Resume, String>(Resume::from(text.to_string())))]
     pub resume: Option<Resume>,
+    /// Start with the weights of a checkpoint or run folder, as a new training
+    #[arg(long, value_name = "PATH", help_heading = "Run")]
+    pub init_from: Option<PathBuf>,
     /// Fail when the reconstruction has collapsed [default: false]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_name = "BOOL", help_heading = "Run")]
@@ -257,21 +279,24 @@ pub fn train(args: &Args) -> Result<Outcome> {
     let device = backend::choose(draft.run.device)?;
     let folder = &draft.run.output_dir;
     let _guard = OutputFolder::create(folder)?;
-    let (train, test) = load(&draft.data)?;
+    let material = material(&draft.data, draft.run.seed)?;
+    let Material { train, test, .. } = &material;
     let facts = DatasetFacts {
         n: train[0].side(),
         nphotons: None,
-        labels: train.iter().chain(&test).all(|scan| scan.labels.is_some()),
+        labels: train.iter().chain(test).all(|scan| scan.labels.is_some()),
     };
     let resolved = config::resolve(args, &facts)?;
     let mut record = RunRecord::new("train");
     record.configuration(&resolved).device(&device.to_string()).seed(resolved.config.run.seed);
-    train.iter().chain(&test).for_each(|scan| {
+    let like = material.supply.iter().map(Supply::like);
+    let scans = train.iter().filter(|_| material.supply.is_none());
+    scans.chain(like).chain(test).for_each(|scan| {
         record.input(scan);
     });
     record.timing("load_seconds", started.elapsed().as_secs_f64());
     let planning = Instant::now();
-    let mut trainer = Trainer::new(train, test, &resolved, &device)?;
+    let mut trainer = Trainer::new(material, &resolved, &device)?;
     record.timing("plan_seconds", planning.elapsed().as_secs_f64());
     record.set("plan_bytes", trainer.plan_bytes());
     match trainer.resumed_from() {
@@ -329,9 +354,28 @@ fn set_aside(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Scans, or the simulation of some.
+fn material(data: &DataConfig, seed: u64) -> Result<Material> {
+    let (train, test) = load(data)?;
+    let plain = Material { train, test, supply: None, made_labels: false, made_probe: false };
+    if let Some(path) = &data.teacher {
+        let train = vec![Stitched::read(path)?.teacher(path).teach(&plain.train[0])?];
+        return Ok(Material { train, made_labels: true, made_probe: true, ..plain });
+    }
+    let (Some(patterns), Some(like)) = (data.synthetic, &data.like) else { return Ok(plain) };
+    let like = data::load(like, &options(data))?;
+    check_network_side(like.side()).map_err(|e| Error::input(&like.source.path, e.to_string()))?;
+    let mut supply = Supply::new(Synthetic::new(like, patterns, seed));
+    let train = supply.take(0)?;
+    Ok(Material { train, supply: Some(supply), made_labels: true, ..plain })
+}
+
+fn options(data: &DataConfig) -> LoadOptions {
+    LoadOptions { input_domain: data.input_domain, nphotons: data.nphotons, order: data.order }
+}
+
 fn load(data: &DataConfig) -> Result<(Vec<Scan>, Option<Scan>)> {
-    let options =
-        LoadOptions { input_domain: data.input_domain, nphotons: data.nphotons, order: data.order };
+    let options = options(data);
     let train: Vec<Scan> = data
         .train_data_file
         .iter()

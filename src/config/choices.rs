@@ -72,8 +72,22 @@ pub enum Mode {
     /// The measured patterns, through the physics.
     #[default]
     Unsupervised,
-    /// The true patches that the scan carries.
+    /// True patches: those that the scan carries, of a teacher, or of synthetic objects.
     Supervised,
+    /// Both; the share of each may change over the epochs.
+    Mixed,
+}
+
+impl Mode {
+    /// Whether predicted patterns are held against measured ones.
+    pub fn sees_patterns(self) -> bool {
+        self != Mode::Supervised
+    }
+
+    /// Whether patches are held against true ones.
+    pub fn sees_labels(self) -> bool {
+        self != Mode::Unsupervised
+    }
 }
 
 /// Rule that turns a gradient into a step.

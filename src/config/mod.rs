@@ -96,8 +96,13 @@ pub struct LossConfig {
     /// Distance between measured and predicted pattern.
     #[serde(rename = "loss")]
     pub kind: Loss,
-    /// Learn from the patterns alone, or from the true patches that the scan carries.
+    /// Learn from the patterns alone, from true patches, or from both.
     pub mode: Mode,
+    /// Mixed: share of the true patches in the loss of the first epoch, in [0, 1]; the patterns have
+    /// the rest.
+    pub label_share: f64,
+    /// Mixed: share of the true patches in the last epoch, in [0, 1]; linear in between.
+    pub label_share_end: f64,
     /// Weight of the total variation of the amplitude, ≥ 0.
     pub tv_amplitude: f64,
     /// Weight of the total variation of the phase, ≥ 0.
@@ -116,12 +121,21 @@ impl Default for LossConfig {
         LossConfig {
             kind: Loss::Poisson,
             mode: Mode::Unsupervised,
+            label_share: 1.0,
+            label_share_end: 0.0,
             tv_amplitude: 0.0,
             tv_phase: 0.0,
             md_amplitude: 0.0,
             md_phase: 0.0,
             epsilon_photons: 1e-6,
         }
+    }
+}
+
+impl LossConfig {
+    /// Whether the loss of one epoch means another thing than that of the next.
+    pub fn changes(&self) -> bool {
+        self.mode == Mode::Mixed && self.label_share != self.label_share_end
     }
 }
 
@@ -200,8 +214,14 @@ impl Default for OptimiserConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataConfig {
-    /// Scans to learn from, at least one.
+    /// Scans to learn from; at least one, if nothing is `synthetic`.
     pub train_data_file: Vec<PathBuf>,
+    /// Simulated patterns of random objects per epoch, instead of a scan.
+    pub synthetic: Option<usize>,
+    /// Scan whose probe, positions, dose and mask the simulated patterns have.
+    pub like: Option<PathBuf>,
+    /// Reconstruction of the scan to learn from: gives true patches, probe and positions.
+    pub teacher: Option<PathBuf>,
     /// Scan to validate on.
     pub test_data_file: Option<PathBuf>,
     /// Groups per epoch; none = all.
@@ -222,6 +242,9 @@ impl Default for DataConfig {
     fn default() -> Self {
         DataConfig {
             train_data_file: Vec::new(),
+            synthetic: None,
+            like: None,
+            teacher: None,
             test_data_file: None,
             n_images: None,
             neighbor_count: 6,
@@ -253,6 +276,8 @@ pub struct RunConfig {
     pub early_stop_patience: Option<usize>,
     /// Go on with an interrupted training.
     pub resume: Option<Resume>,
+    /// Checkpoint or run folder whose weights a new training starts with.
+    pub init_from: Option<PathBuf>,
     /// A collapsed reconstruction makes the program fail.
     pub strict: bool,
     /// End with one line of JSON on stdout.
@@ -272,6 +297,7 @@ impl Default for RunConfig {
             device_memory_limit: None,
             early_stop_patience: None,
             resume: None,
+            init_from: None,
             strict: false,
             json: false,
             quiet: false,

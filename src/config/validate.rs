@@ -52,6 +52,7 @@ fn report(problems: Problems, remark: impl Fn(&str) -> String) -> Result<()> {
 fn ranges(problems: &mut Problems, config: &TrainConfig) {
     model(problems, &config.model);
     loss(problems, &config.loss);
+    together(problems, config);
     optimiser(problems, &config.optimiser);
     schedule(problems, &config.optimiser, config.run.max_epochs);
     data(problems, &config.data, config.model.channels());
@@ -67,9 +68,9 @@ fn against_dataset(problems: &mut Problems, config: &TrainConfig, facts: &Datase
         problems.push(("n", text));
     }
     side(problems, facts.n);
-    if config.loss.mode == Mode::Supervised && !facts.labels {
-        let text = "is supervised, but the data set carries no true patches (key `Y` or `label`); \
-                    use --mode unsupervised";
+    if config.loss.mode.sees_labels() && !facts.labels {
+        let text = "needs true patches, but the data set carries none (key `Y` or `label`); give a \
+                    --teacher, or use --mode unsupervised";
         problems.push(("mode", text.into()));
     }
 }
@@ -105,12 +106,36 @@ fn loss(problems: &mut Problems, loss: &LossConfig) {
     for (field, weight) in weights {
         within(problems, field, weight, weight >= 0.0, "0 or more; 0 switches it off");
     }
+    for (field, share) in
+        [("label_share", loss.label_share), ("label_share_end", loss.label_share_end)]
+    {
+        within(problems, field, share, (0.0..=1.0).contains(&share), "from 0 to 1");
+    }
     let epsilon = loss.epsilon_photons;
     within(problems, "epsilon_photons", epsilon, epsilon > 0.0, "above 0; 1e-6 is the default");
     if loss.mode == Mode::Supervised && loss.kind != Loss::Mae {
         let text = "is poisson, but --mode supervised compares with true patches, which are no \
                     photon counts; add --loss mae";
         problems.push(("loss", text.into()));
+    }
+}
+
+/// Options of several sections that contradict each other.
+fn together(problems: &mut Problems, config: &TrainConfig) {
+    let TrainConfig { loss, optimiser, data, run, .. } = config;
+    let mut refuse = |field, text: &str| problems.push((field, text.into()));
+    if data.synthetic.is_some() && optimiser.probe_trainable {
+        refuse(
+            "probe_trainable",
+            "learns a probe that is a guess, but --synthetic simulates with the probe as it is; \
+             leave it to the training on the scan",
+        );
+    }
+    if data.teacher.is_some() && !loss.mode.sees_labels() {
+        refuse("teacher", "gives true patches; add --mode supervised or --mode mixed");
+    }
+    if run.init_from.is_some() && run.resume.is_some() {
+        refuse("init_from", "starts a new training, --resume goes on with one; give one of them");
     }
 }
 
@@ -160,9 +185,7 @@ fn schedule(problems: &mut Problems, o: &OptimiserConfig, max_epochs: usize) {
 }
 
 fn data(problems: &mut Problems, data: &DataConfig, channels: usize) {
-    if data.train_data_file.is_empty() {
-        problems.push(("train_data_file", "is missing: name the scan to learn from".into()));
-    }
+    sources(problems, data);
     if let Some(groups) = data.n_images {
         positive(problems, "n_images", groups, "leave it out for all groups");
     }
@@ -184,6 +207,33 @@ fn data(problems: &mut Problems, data: &DataConfig, channels: usize) {
     if split > 0.0 && data.test_data_file.is_some() {
         let text = format!("is {split}, but --test-data-file validates already; give one of them");
         problems.push(("validation_split", text));
+    }
+}
+
+/// What there is to learn from.
+fn sources(problems: &mut Problems, data: &DataConfig) {
+    let scans = !data.train_data_file.is_empty();
+    let mut refuse = |field, text: &str| problems.push((field, text.into()));
+    match (data.synthetic, &data.like) {
+        (None, None) if !scans => refuse(
+            "train_data_file",
+            "is missing: name the scan to learn from, or give --synthetic and --like",
+        ),
+        (Some(_), _) if scans => refuse(
+            "synthetic",
+            "takes the place of --train-data-file: learn from simulated patterns first, and from \
+             the scan in a second training with --init-from",
+        ),
+        (Some(0), _) => refuse("synthetic", "is 0, but must be at least 1 pattern per epoch"),
+        (Some(_), None) => refuse("synthetic", "needs --like SCAN, which gives probe and dose"),
+        (None, Some(_)) => refuse("like", "needs --synthetic PATTERNS"),
+        _ => {}
+    }
+    if data.teacher.is_some() && data.train_data_file.len() > 1 {
+        refuse("teacher", "is the reconstruction of one scan, but several are learned from");
+    }
+    if data.teacher.is_some() && data.synthetic.is_some() {
+        refuse("teacher", "is of a scan, but --synthetic makes its own patches");
     }
 }
 

@@ -13,7 +13,8 @@ use crate::ops::{
     illuminate::illuminate, intensity::intensity, mae::mae, max_pool::max_pool,
     mean_deviation::mean_deviation, poisson::poisson, polar::polar, record::record, scale::scale,
     sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool, split::split, stitch::stitch,
-    total_variation::total_variation, upsample::upsample, weighted_sum::weighted_sum,
+    total_variation::total_variation, upsample::upsample, weighted_sum::Term,
+    weighted_sum::weighted_sum,
 };
 use crate::plan::{LASTING, Plan};
 use crate::random::{Purpose, Stream};
@@ -319,12 +320,14 @@ fn losses() -> Vec<Case> {
         ("absolute_error", |g, s| {
             let x = real(g, s, "x");
             let target = g.input("target", &[s.batch, s.group, s.side, s.side]);
-            Some(absolute_error(g, x, target))
+            let weight = g.input("weight", &[s.side, s.side]);
+            Some(absolute_error(g, x, target, weight))
         }),
         ("absolute_phase_error", |g, s| {
             let x = real(g, s, "x");
             let target = g.input("target", &[s.batch, s.group, s.side, s.side]);
-            Some(absolute_phase_error(g, x, target))
+            let weight = g.input("weight", &[s.side, s.side]);
+            Some(absolute_phase_error(g, x, target, weight))
         }),
         ("mae", |g, s| {
             let (x, seen, up) = (real(g, s, "intensity"), measured(g, s), upstream(g, s));
@@ -349,8 +352,10 @@ fn losses() -> Vec<Case> {
         }),
         ("weighted_sum", |g, s| {
             let [data, smooth] = ["data", "smooth"].map(|name| g.param(name, &[s.batch]));
-            let weight = g.input("weight", &[s.batch]);
-            Some(weighted_sum(g, vec![(data, 1.0), (smooth, 0.25)], weight))
+            let weights = ["weight", "other weight"].map(|name| g.input(name, &[s.batch]));
+            let term = |value, weight, coefficient| Term { value, weight, coefficient };
+            let terms = vec![term(data, weights[0], 1.0), term(smooth, weights[1], 0.25)];
+            Some(weighted_sum(g, terms))
         }),
     ])
 }

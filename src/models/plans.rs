@@ -17,7 +17,7 @@ use crate::ops::record::record;
 use crate::ops::scale::scale;
 use crate::ops::stitch::stitch;
 use crate::ops::total_variation::total_variation;
-use crate::ops::weighted_sum::weighted_sum;
+use crate::ops::weighted_sum::{Term, weighted_sum};
 use crate::plan::Plan;
 
 /// Weights of amplitude and phase errors in supervised training.
@@ -52,8 +52,8 @@ pub struct Sizes {
 pub struct Inputs {
     /// [M, N, N] amplitudes of the patterns that are held.
     pub frames: Value,
-    /// [M, N, N] true amplitude and phase (rad) of the patches, in supervised training.
-    pub labels: Option<[Value; 2]>,
+    /// What the patches are compared with, where true ones are learned from.
+    pub labels: Option<Labels>,
     /// [B, C] which of them make up the batch.
     pub index: Value,
     /// [B] factor that normalises the amplitudes for the network.
@@ -64,6 +64,9 @@ pub struct Inputs {
     pub scan: Value,
     /// [B] weight of each sample in the loss, 0 for padding.
     pub weight: Value,
+    /// [B] the part of it that the measured patterns have; where nothing else is learned from, this
+    /// is `weight`.
+    pub physics_weight: Value,
     /// [S, N, N] weight of each detector pixel.
     pub mask: Value,
     /// [S, P, N, N, 2] probes in the engine's gauge, with the checkerboard.
@@ -75,6 +78,20 @@ pub struct Inputs {
     pub training: Value,
     /// [1] ∂L/∂L, 1.
     pub seed: Value,
+}
+
+/// True patches.
+#[derive(Clone, Copy, Debug)]
+pub struct Labels {
+    /// [M, N, N].
+    pub amplitude: Value,
+    /// [M, N, N], rad.
+    pub phase: Value,
+    /// [N, N] weight of each pixel of a patch, 1 on average.
+    pub pixels: Value,
+    /// [B] the part of the samples' weight that the true patches have; where nothing else is learned
+    /// from, this is `Inputs::weight`.
+    pub weight: Value,
 }
 
 /// Everything of one training step.
@@ -151,17 +168,17 @@ pub fn training(
     let amplitude = gather(&mut g, inputs.frames, inputs.index);
     let x = scale(&mut g, amplitude, inputs.gain);
     let patch = cnn::build(&mut g, model, x, inputs.training, &mut initial);
-    let mut intensity = None;
-    let mut terms = match loss.mode {
-        Mode::Unsupervised => {
-            let predicted = predict(&mut g, &inputs, patch);
-            intensity = Some(predicted);
-            misfit(&mut g, loss, &inputs, amplitude, predicted, sizes)
-        }
-        Mode::Supervised => supervised(&mut g, &inputs, patch, sizes.batch),
-    };
-    terms.extend(regularisers(&mut g, loss, patch));
-    let total = weighted_sum(&mut g, terms, inputs.weight);
+    let mut terms = Vec::new();
+    let intensity = loss.mode.sees_patterns().then(|| {
+        let predicted = predict(&mut g, &inputs, patch);
+        terms.push(misfit(&mut g, loss, &inputs, amplitude, predicted, sizes));
+        predicted
+    });
+    if let Some(labels) = &inputs.labels {
+        terms.extend(supervised(&mut g, labels, inputs.index, patch, sizes.batch));
+    }
+    terms.extend(regularisers(&mut g, loss, &inputs, patch));
+    let total = weighted_sum(&mut g, terms);
     g.differentiate(total, inputs.seed);
     // After the network: the draw of its first weights depends on the buffers before them.
     let slot = g.input("slot", &[1]);
@@ -196,17 +213,23 @@ fn inputs(
 ) -> Inputs {
     let (n, c, b) = (model.n, model.channels(), sizes.batch);
     let probe_shape = [sizes.scans, sizes.modes, n, n, 2];
-    let trained = optimiser.probe_trainable && loss.mode == Mode::Unsupervised;
+    let mode = loss.mode;
+    let trained = optimiser.probe_trainable && mode.sees_patterns();
     let probe = if trained {
         g.param_of(Group::Probe, "probe", &probe_shape)
     } else {
         g.input("probe", &probe_shape)
     };
-    let supervised = loss.mode == Mode::Supervised;
-    let labels = supervised.then(|| {
-        ["label amplitude", "label phase"].map(|name| g.input(name, &[sizes.frames, n, n]))
+    let weight = g.input("weight", &[b]);
+    let mut part = |name| if mode == Mode::Mixed { g.input(name, &[b]) } else { weight };
+    let [physics_weight, label_weight] = ["physics weight", "label weight"].map(&mut part);
+    let labels = mode.sees_labels().then(|| Labels {
+        amplitude: g.input("label amplitude", &[sizes.frames, n, n]),
+        phase: g.input("label phase", &[sizes.frames, n, n]),
+        pixels: g.input("label pixels", &[n, n]),
+        weight: label_weight,
     });
-    let overlap = (c > 1 && !supervised).then(|| Overlap {
+    let overlap = (c > 1 && mode.sees_patterns()).then(|| Overlap {
         offsets: g.input("offsets", &[b, c, 2]),
         weight: g.input("merge weight", &[n, n]),
         side: canvas_side(n, sizes.reach),
@@ -219,7 +242,8 @@ fn inputs(
         gain: g.input("gain", &[b]),
         dose: g.input("dose", &[b]),
         scan: g.input("scan", &[b]),
-        weight: g.input("weight", &[b]),
+        weight,
+        physics_weight,
         mask: g.input("mask", &[sizes.scans, n, n]),
         probe,
         overlap,
@@ -246,47 +270,52 @@ fn misfit(
     amplitude: Value,
     intensity: Value,
     sizes: &Sizes,
-) -> Vec<(Value, f64)> {
-    let Inputs { dose, mask, scan, .. } = *inputs;
+) -> Term {
+    let Inputs { dose, mask, scan, physics_weight: weight, .. } = *inputs;
     let measured = Measured { amplitude, dose, mask, scan };
-    let factor = 1.0 / sizes.typical;
-    let (upstream, mean) = (Upstream { weight: inputs.weight, factor }, Normalise::ValidPixels);
-    let misfit = match loss.kind {
+    let coefficient = 1.0 / sizes.typical;
+    let (upstream, mean) = (Upstream { weight, factor: coefficient }, Normalise::ValidPixels);
+    let value = match loss.kind {
         Loss::Poisson => poisson(g, intensity, measured, upstream, loss.epsilon_photons, mean),
         Loss::Mae => mae(g, intensity, measured, upstream, mean),
     };
-    vec![(misfit, factor)]
+    Term { value, weight, coefficient }
 }
 
 /// The mean absolute error of amplitude and phase against the true patches.
 fn supervised(
     g: &mut Graph,
-    inputs: &Inputs,
+    labels: &Labels,
+    index: Value,
     patch: cnn::Patch,
     batch: usize,
-) -> Vec<(Value, f64)> {
-    let [amplitude, phase] = inputs.labels.expect("supervised plans have labels");
-    let amplitude = gather(g, amplitude, inputs.index);
-    let phase = gather(g, phase, inputs.index);
+) -> [Term; 2] {
+    let Labels { amplitude, phase, pixels, weight } = *labels;
+    let [amplitude, phase] = [amplitude, phase].map(|all| gather(g, all, index));
     let per_pixel = batch as f64 / g.len(amplitude) as f64;
     let errors = [
-        absolute_error(g, patch.amplitude, amplitude),
-        absolute_phase_error(g, patch.phase, phase),
+        absolute_error(g, patch.amplitude, amplitude, pixels),
+        absolute_phase_error(g, patch.phase, phase, pixels),
     ];
-    errors.into_iter().zip(SUPERVISED.map(|weight| weight * per_pixel)).collect()
+    let [amplitude, phase] = SUPERVISED.map(|share| share * per_pixel);
+    [
+        Term { value: errors[0], weight, coefficient: amplitude },
+        Term { value: errors[1], weight, coefficient: phase },
+    ]
 }
 
 /// Terms that prefer smooth patches, with their weights.
-fn regularisers(g: &mut Graph, loss: &LossConfig, patch: cnn::Patch) -> Vec<(Value, f64)> {
-    type Term = fn(&mut Graph, Value) -> Value;
-    let terms: [(f64, Term, Value); 4] = [
+fn regularisers(g: &mut Graph, loss: &LossConfig, inputs: &Inputs, patch: cnn::Patch) -> Vec<Term> {
+    type Rule = fn(&mut Graph, Value) -> Value;
+    let rules: [(f64, Rule, Value); 4] = [
         (loss.tv_amplitude, total_variation, patch.amplitude),
         (loss.tv_phase, total_variation, patch.phase),
         (loss.md_amplitude, mean_deviation, patch.amplitude),
         (loss.md_phase, mean_deviation, patch.phase),
     ];
-    let wanted = terms.into_iter().filter(|&(weight, ..)| weight > 0.0);
-    wanted.map(|(weight, term, of)| (term(g, of), weight)).collect()
+    let weight = inputs.weight;
+    let wanted = rules.into_iter().filter(|&(coefficient, ..)| coefficient > 0.0);
+    wanted.map(|(coefficient, rule, of)| Term { value: rule(g, of), weight, coefficient }).collect()
 }
 
 /// The plan that applies the network to `batch` groups, and stitches their patches on `canvas`.

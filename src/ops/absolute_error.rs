@@ -1,7 +1,8 @@
 //! Sum of absolute errors of each sample, of plain numbers or of phases.
 //!
-//! t[b] = Σ |d| over channels and pixels, d = x − target, for phases (rad) wrapped into (−π, π];
-//! ∂L/∂x = ∂L/∂t[b] sign d, sign 0 = 0. The target is data: it gets no gradient.
+//! t[b] = Σ w |d| over channels and pixels, d = x − target, for phases (rad) wrapped into (−π, π];
+//! ∂L/∂x = ∂L/∂t[b] w sign d, sign 0 = 0. The target is data: it gets no gradient. The weight w of a
+//! pixel is the same in all patches: what the beam does not light need not be right.
 //! Kernel twin: `kernels/absolute_error.cu`.
 
 use std::f64::consts::{PI, TAU};
@@ -10,7 +11,7 @@ use num_traits::Float;
 use rayon::prelude::*;
 
 use super::Operation;
-use super::reduce::{sign, sum_pairs};
+use super::reduce::{sign, sum_triples};
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
 use crate::launch::Launch;
@@ -19,11 +20,14 @@ use crate::launch::Launch;
 pub struct AbsoluteError {
     x: Value,
     target: Value,
+    weight: Value,
     total: Value,
     wrapped: bool,
     samples: usize,
     /// Elements of one sample.
     len: usize,
+    /// Elements of one image.
+    pixels: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -33,21 +37,24 @@ pub struct AbsoluteErrorBackward {
     dx: Grad,
 }
 
-/// Two [B, C, H, W] → [B].
-pub fn absolute_error(g: &mut Graph, x: Value, target: Value) -> Value {
-    push(g, x, target, false)
+/// Two [B, C, H, W] and the [H, W] weight of each pixel → [B].
+pub fn absolute_error(g: &mut Graph, x: Value, target: Value, weight: Value) -> Value {
+    push(g, x, target, weight, false)
 }
 
-/// Two [B, C, H, W] of phases (rad) → [B]; errors of whole turns count as none.
-pub fn absolute_phase_error(g: &mut Graph, x: Value, target: Value) -> Value {
-    push(g, x, target, true)
+/// Two [B, C, H, W] of phases (rad) and the [H, W] weight of each pixel → [B]; errors of whole turns
+/// count as none.
+pub fn absolute_phase_error(g: &mut Graph, x: Value, target: Value, weight: Value) -> Value {
+    push(g, x, target, weight, true)
 }
 
-fn push(g: &mut Graph, x: Value, target: Value, wrapped: bool) -> Value {
+fn push(g: &mut Graph, x: Value, target: Value, weight: Value, wrapped: bool) -> Value {
     let [samples, c, h, w] = g.dims(x);
     assert_eq!(g.dims(target), [samples, c, h, w], "a target for each pixel");
+    assert_eq!(g.dims(weight), [h, w], "a weight for each pixel");
     let total = g.work("absolute_error", &[samples]);
-    g.push(AbsoluteError { x, target, total, wrapped, samples, len: c * h * w });
+    let (len, pixels) = (c * h * w, h * w);
+    g.push(AbsoluteError { x, target, weight, total, wrapped, samples, len, pixels });
     total
 }
 
@@ -65,7 +72,7 @@ impl AbsoluteError {
 
 impl Operation for AbsoluteError {
     fn reads(&self) -> Vec<Value> {
-        vec![self.x, self.target]
+        vec![self.x, self.target, self.weight]
     }
 
     fn writes(&self) -> Vec<Value> {
@@ -79,25 +86,29 @@ impl Operation for AbsoluteError {
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
-        let [x, target, total] = mem.get([self.x, self.target, self.total]);
+        let [x, target, weight, total] = mem.get([self.x, self.target, self.weight, self.total]);
+        let (weight, n) = (&*weight, self.pixels);
         let samples = x.par_chunks(self.len).zip(target.par_chunks(self.len));
         total.par_iter_mut().zip(samples).for_each(|(total, (x, target))| {
-            *total = T::of(sum_pairs(x, target, |x, t| Float::abs(self.difference(x, t))));
+            let images = x.chunks_exact(n).zip(target.chunks_exact(n));
+            let error = |x, t, w: T| w.wide() * Float::abs(self.difference(x, t));
+            *total = T::of(images.map(|(x, target)| sum_triples(x, target, weight, error)).sum());
         });
     }
 
     fn launches(&self) -> Vec<Launch> {
-        let AbsoluteError { x, target, total, wrapped, samples, len } = *self;
+        let AbsoluteError { x, target, weight, total, wrapped, samples, len, pixels } = *self;
         let launch = Launch::blocks("absolute_error_forward", samples)
-            .buffers([x, target, total])
-            .ints([wrapped.into(), len]);
+            .buffers([x, target, weight, total])
+            .ints([wrapped.into(), len, pixels]);
         vec![launch]
     }
 }
 
 impl Operation for AbsoluteErrorBackward {
     fn reads(&self) -> Vec<Value> {
-        vec![self.forward.x, self.forward.target, self.dtotal]
+        let AbsoluteError { x, target, weight, .. } = self.forward;
+        vec![x, target, weight, self.dtotal]
     }
 
     fn writes(&self) -> Vec<Value> {
@@ -105,23 +116,26 @@ impl Operation for AbsoluteErrorBackward {
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
-        let AbsoluteError { x, target, len, .. } = self.forward;
-        let [x, target, dtotal, dx] = mem.get([x, target, self.dtotal, self.dx.value]);
-        let samples = x.par_chunks(len).zip(target.par_chunks(len)).zip(&*dtotal);
-        dx.par_chunks_mut(len).zip(samples).for_each(|(dx, ((x, target), &dtotal))| {
-            for ((dx, &x), &target) in dx.iter_mut().zip(x).zip(target) {
-                let share = dtotal * T::of(sign(self.forward.difference(x, target)));
+        let AbsoluteError { x, target, weight, len, pixels, .. } = self.forward;
+        let [x, target, weight, dtotal, dx] =
+            mem.get([x, target, weight, self.dtotal, self.dx.value]);
+        let (weight, dtotal) = (&*weight, &*dtotal);
+        let images = x.par_chunks(pixels).zip(target.par_chunks(pixels));
+        dx.par_chunks_mut(pixels).zip(images).enumerate().for_each(|(i, (dx, (x, target)))| {
+            let dtotal = dtotal[i * pixels / len];
+            for (((dx, &x), &target), &w) in dx.iter_mut().zip(x).zip(target).zip(weight) {
+                let share = dtotal * w * T::of(sign(self.forward.difference(x, target)));
                 put(dx, self.dx.accumulate, share);
             }
         });
     }
 
     fn launches(&self) -> Vec<Launch> {
-        let AbsoluteError { x, target, wrapped, samples, len, .. } = self.forward;
+        let AbsoluteError { x, target, weight, wrapped, samples, len, pixels, .. } = self.forward;
         let (total, Grad { value, accumulate }) = (samples * len, self.dx);
         let launch = Launch::elements("absolute_error_backward", total)
-            .buffers([x, target, self.dtotal, value])
-            .ints([wrapped.into(), len, total, accumulate.into()]);
+            .buffers([x, target, weight, self.dtotal, value])
+            .ints([wrapped.into(), len, pixels, total, accumulate.into()]);
         vec![launch]
     }
 }

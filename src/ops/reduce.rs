@@ -14,6 +14,20 @@ pub fn sum<T: Real>(a: &[T], f: impl Fn(T) -> f64) -> f64 {
     sum_pairs(a, a, |a, _| f(a))
 }
 
+/// Σ f(a_i, b_i, c_i) in double precision.
+pub fn sum_triples<T: Real>(a: &[T], b: &[T], c: &[T], f: impl Fn(T, T, T) -> f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let whole = a.len() / LANES * LANES;
+    for i in (0..whole).step_by(LANES) {
+        let triples = a[i..].iter().zip(&b[i..]).zip(&c[i..]);
+        for (lane, ((&a, &b), &c)) in lanes.iter_mut().zip(triples) {
+            *lane += f(a, b, c);
+        }
+    }
+    let rest = a[whole..].iter().zip(&b[whole..]).zip(&c[whole..]);
+    lanes.iter().sum::<f64>() + rest.map(|((&a, &b), &c)| f(a, b, c)).sum::<f64>()
+}
+
 /// Σ f(a_i, b_i) in double precision.
 pub fn sum_pairs<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> f64) -> f64 {
     let mut lanes = [0.0; LANES];

@@ -23,6 +23,8 @@ pub enum ObjectKind {
     Grf,
     /// Discs that cover each other, each with an amplitude and a phase.
     DeadLeaves,
+    /// Convex polygons that cover each other, each with an amplitude and a phase.
+    Polygons,
     /// A Siemens star with rings: the resolution test.
     Siemens,
 }
@@ -72,6 +74,7 @@ pub fn make(spec: &ObjectSpec, size: usize, seed: u64) -> Array2<Complex64> {
             Grey { amplitude: field(size, &mut stream), phase: field(size, &mut stream) }
         }
         ObjectKind::DeadLeaves => dead_leaves(size, &mut stream),
+        ObjectKind::Polygons => polygons(size, &mut stream),
         ObjectKind::Siemens => siemens(size, spec.spokes as f64),
     };
     let range = spec.amplitude_max - spec.amplitude_min;
@@ -128,13 +131,49 @@ fn field(size: usize, stream: &mut Stream) -> Array2<f64> {
     wave.mapv(|z| (0.5 + 0.5 * z.re / (FIELD_RANGE * deviation)).clamp(0.0, 1.0))
 }
 
+/// Leaves, or polygons, that fall on the canvas.
 const LEAVES: usize = 600;
-/// Radii of the leaves as parts of the object's size.
+/// Their radii as parts of the object's size.
 const LEAF_RADII: [f64; 2] = [0.02, 0.15];
+/// Fewest and most corners of a polygon.
+const CORNERS: [usize; 2] = [3, 7];
 
-/// Discs that fall on each other, radii with density ∝ r⁻³: the occlusion model of natural images
-/// (Lee, Mumford and Huang, "Occlusion models for natural images", 2001).
+/// Discs that fall on each other: the occlusion model of natural images (Lee, Mumford and Huang,
+/// "Occlusion models for natural images", 2001).
 fn dead_leaves(size: usize, stream: &mut Stream) -> Grey {
+    covered(size, stream, |radius, _| Box::new(move |y, x| radius - y.hypot(x)))
+}
+
+/// Convex polygons that fall on each other: straight edges and corners, as made things have them.
+fn polygons(size: usize, stream: &mut Stream) -> Grey {
+    covered(size, stream, |radius, stream| {
+        let corners = CORNERS[0] + stream.below(CORNERS[1] - CORNERS[0] + 1);
+        let mut angles: Vec<f64> = (0..corners).map(|_| TAU * stream.uniform()).collect();
+        angles.sort_by(f64::total_cmp);
+        let next = angles.iter().cycle().skip(1);
+        // An edge from angle a to b of the circle around it: its normal, and its distance.
+        let edges: Vec<[f64; 3]> = angles
+            .iter()
+            .zip(next)
+            .map(|(&a, &b)| {
+                let b = if b > a { b } else { b + TAU };
+                let (middle, half) = ((a + b) / 2.0, (b - a) / 2.0);
+                [middle.sin(), middle.cos(), radius * half.cos()]
+            })
+            .collect();
+        Box::new(move |y, x| {
+            let inside = |&[ny, nx, distance]: &[f64; 3]| distance - ny * y - nx * x;
+            edges.iter().map(inside).fold(f64::INFINITY, f64::min)
+        })
+    })
+}
+
+/// How far a point (y, x), seen from the centre of a shape, lies inside of it, in pixels.
+type Shape = Box<dyn Fn(f64, f64) -> f64>;
+
+/// Shapes that cover each other, with radii of density ∝ r⁻³, which makes them equally frequent on
+/// all scales.
+fn covered(size: usize, stream: &mut Stream, shape: impl Fn(f64, &mut Stream) -> Shape) -> Grey {
     let mut amplitude = Array2::from_elem((size, size), 0.5);
     let mut phase = amplitude.clone();
     let [small, large] = LEAF_RADII.map(|r| (r * size as f64).powi(-2));
@@ -142,11 +181,12 @@ fn dead_leaves(size: usize, stream: &mut Stream) -> Grey {
         let radius = (small + stream.uniform() * (large - small)).powf(-0.5);
         let [cy, cx] = std::array::from_fn(|_| stream.uniform() * size as f64);
         let [a, p] = std::array::from_fn(|_| stream.uniform());
+        let depth = shape(radius, stream);
         let clip = |v: f64| v.clamp(0.0, size as f64) as usize;
         for y in clip(cy - radius - 1.0)..clip(cy + radius + 2.0) {
             for x in clip(cx - radius - 1.0)..clip(cx + radius + 2.0) {
                 // The edge is one pixel wide: a step would alias.
-                let inside = (radius + 0.5 - (y as f64 - cy).hypot(x as f64 - cx)).clamp(0.0, 1.0);
+                let inside = (depth(y as f64 - cy, x as f64 - cx) + 0.5).clamp(0.0, 1.0);
                 amplitude[[y, x]] += inside * (a - amplitude[[y, x]]);
                 phase[[y, x]] += inside * (p - phase[[y, x]]);
             }

@@ -8,7 +8,7 @@ use crate::backend::Backend;
 use crate::data::scan::Scan;
 use crate::graph::Value;
 use crate::models::physics::{central_box, probe_intensity};
-use crate::models::plans::Inputs;
+use crate::models::plans::{Inputs, Labels};
 
 /// Patterns that stay on the host, because the device cannot hold all; batches take turns in the
 /// two halves of the buffers that it has.
@@ -61,7 +61,8 @@ pub fn load(
     // A test scan that is one of the training scans is not held twice.
     let test = test.filter(|t| train.iter().all(|s| s.source.sha256 != t.source.sha256));
     let scans: Vec<Scan> = train.into_iter().chain(test).collect();
-    if let Some([amplitude, phase]) = inputs.labels {
+    if let Some(Labels { amplitude, phase, pixels, .. }) = inputs.labels {
+        backend.write(pixels, &pool.label_pixels)?;
         let labels = |f: fn(&Complex32, f64) -> f32| -> Vec<f32> {
             let pairs = scans.iter().zip(&pool.members);
             pairs.flat_map(|(s, m)| s.labels.iter().flatten().map(move |z| f(z, m.gauge))).collect()
@@ -84,6 +85,15 @@ pub fn load(
     backend.write(inputs.seed, &[1.0])?;
     let (pixels, staged) = (pool.side * pool.side, Vec::new());
     Ok(streamed.then_some(Streamed { pixels, sources, staged, half: 0 }))
+}
+
+/// What a group counts in the loss.
+#[derive(Clone, Copy, Debug)]
+pub struct Share {
+    /// Groups that the loss is a mean over.
+    pub groups: usize,
+    /// Part of the true patches in a mixed loss.
+    pub labels: f64,
 }
 
 /// A slice of an epoch, padded to the batch size.
@@ -125,14 +135,14 @@ impl<'a> Batch<'a> {
         format!(", patterns {:?}", self.frames())
     }
 
-    /// Fills the input buffers; each group weighs 1/`total`, padding nothing. Of `streamed` patterns
-    /// those of this batch are uploaded first.
+    /// Fills the input buffers; each group weighs as `share` says, padding nothing. Of `streamed`
+    /// patterns those of this batch are uploaded first.
     pub fn write(
         &self,
         backend: &mut dyn Backend,
         inputs: &Inputs,
         pool: &Pool,
-        total: usize,
+        share: Share,
         streamed: Option<&mut Streamed>,
     ) -> Result<()> {
         // Padding repeats the first group. It weighs nothing in the loss; batch normalisation does
@@ -152,8 +162,17 @@ impl<'a> Batch<'a> {
         let scan = |g: usize| self.epoch.scan[g];
         backend.write(inputs.dose, &per_group(&|g| pool.members[scan(g)].kappa as f32))?;
         backend.write(inputs.scan, &per_group(&|g| scan(g) as f32))?;
-        let weight = |b: usize| if b < self.len() { 1.0 / total as f32 } else { 0.0 };
-        backend.write(inputs.weight, &(0..self.size).map(weight).collect::<Vec<_>>())?;
+        let mut weigh = |v, part: f64| {
+            let each = (part / share.groups as f64) as f32;
+            let weight = |b: usize| if b < self.len() { each } else { 0.0 };
+            backend.write(v, &(0..self.size).map(weight).collect::<Vec<_>>())
+        };
+        weigh(inputs.weight, 1.0)?;
+        // In a mixed loss each part has weights of its own.
+        if let Some(labels) = inputs.labels.filter(|l| l.weight != inputs.weight) {
+            weigh(labels.weight, share.labels)?;
+            weigh(inputs.physics_weight, 1.0 - share.labels)?;
+        }
         if let Some(overlap) = &inputs.overlap {
             let offsets: Vec<f32> = groups()
                 .flat_map(|g| self.epoch.offsets[g * c..(g + 1) * c].iter().flatten().copied())

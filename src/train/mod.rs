@@ -12,6 +12,8 @@ mod resume;
 mod row;
 pub mod schedule;
 pub mod state;
+pub mod synthetic;
+pub mod teacher;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -19,7 +21,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::backend::{Backend, Chosen};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{Resolved, Resume, TrainConfig};
 use crate::data::scan::Scan;
 use crate::graph::{Group, Stage};
@@ -27,11 +29,12 @@ use crate::models::plans::{self, Training};
 use crate::report::history::History;
 use crate::report::{self, Progress as Bar};
 use crate::{Error, Result};
-use batch::{Batch, Streamed};
+use batch::{Batch, Share, Streamed};
 use collapse::Structure;
 use pool::{Epoch, Part, Pool};
 use row::{COLUMNS, Row};
 use state::{Learned, LearnedScan, Progress};
+use synthetic::Supply;
 
 /// How a training ended.
 #[derive(Clone, Debug, Serialize)]
@@ -52,6 +55,26 @@ pub struct Outcome {
     pub patterns_per_second: f64,
 }
 
+/// What a training learns from.
+pub struct Material {
+    pub train: Vec<Scan>,
+    pub test: Option<Scan>,
+    /// Gives new patterns in every epoch; `train` are those of the first.
+    pub supply: Option<Supply>,
+    /// The labels are not part of the scan's file: they say nothing where no light falls.
+    pub made_labels: bool,
+    /// The probe is not that of the scan's file.
+    pub made_probe: bool,
+}
+
+/// Patterns that change from epoch to epoch.
+struct Supplied {
+    supply: Supply,
+    /// Epoch whose patterns are on the device.
+    epoch: usize,
+    test: Option<Scan>,
+}
+
 /// One training, ready to go through its epochs.
 pub struct Trainer {
     config: TrainConfig,
@@ -61,6 +84,10 @@ pub struct Trainer {
     backend: Box<dyn Backend>,
     /// Patterns that the device cannot hold.
     streamed: Option<Streamed>,
+    /// Where the patterns of the next epoch come from, if every epoch has its own.
+    supply: Option<Supplied>,
+    /// The probe is not that of the scan's file, so checkpoints have to hold it.
+    made_probe: bool,
     progress: Progress,
     structure: Vec<(f64, Structure)>,
     folder: PathBuf,
@@ -69,15 +96,15 @@ pub struct Trainer {
 
 impl Trainer {
     /// Plans the step, allocates it, loads the patterns, and sets the first or the saved weights.
-    pub fn new(
-        train: Vec<Scan>,
-        test: Option<Scan>,
-        resolved: &Resolved,
-        device: &Chosen,
-    ) -> Result<Trainer> {
+    pub fn new(material: Material, resolved: &Resolved, device: &Chosen) -> Result<Trainer> {
         let config = resolved.config.clone();
         let seed = config.run.seed;
-        let pool = Pool::new(&train, test.as_ref(), &config.data, seed)?;
+        let Material { train, test, supply, made_labels, made_probe } = material;
+        let mut pool = Pool::new(&train, test.as_ref(), &config.data, seed)?;
+        if made_labels {
+            pool.weigh_labels_by_light();
+        }
+        let supply = supply.map(|supply| Supplied { supply, epoch: 0, test: test.clone() });
         let (step, streamed) = plan::plan(&config, &pool, device)?;
         log::info!(
             "{} parameters, {:.0} MB of buffers for batches of {}",
@@ -106,6 +133,8 @@ impl Trainer {
             step,
             backend,
             streamed,
+            supply,
+            made_probe,
             progress,
             structure,
             folder,
@@ -115,6 +144,7 @@ impl Trainer {
         trainer.epoch_groups(Part::Training, 0)?;
         trainer.epoch_groups(Part::Validation, 0)?;
         trainer.resume()?;
+        trainer.init()?;
         Ok(trainer)
     }
 
@@ -144,19 +174,51 @@ impl Trainer {
         };
         let checkpoint = Checkpoint::load(&path)?;
         let learned: Learned = state::part(&checkpoint, "learned", &path)?;
-        let differences = self.config.model.differences(&learned.model);
-        if !differences.is_empty() {
-            return Err(Error::input(
-                &path,
-                format!("is of another network: {}", differences.join("; ")),
-            ));
-        }
+        self.same_network(&learned, &path)?;
         resume::check_scans(&self.learned().scans, &learned.scans, &path)?;
         resume::check_options(&self.record, &checkpoint.metadata["configuration"], &path)?;
         state::restore(self.backend.as_mut(), &checkpoint, &path)?;
         self.progress = state::part(&checkpoint, "progress", &path)?;
         log::info!("resuming {} after epoch {}", path.display(), self.progress.epoch);
         self.resumed_from = Some(path);
+        Ok(())
+    }
+
+    /// Takes over the weights alone where `--init-from` asks for it.
+    fn init(&mut self) -> Result<()> {
+        let Some(path) = &self.config.run.init_from else { return Ok(()) };
+        let path = crate::checkpoint::find(path, crate::checkpoint::Which::Best)?;
+        let checkpoint = Checkpoint::load(&path)?;
+        let learned: Learned = state::part(&checkpoint, "learned", &path)?;
+        self.same_network(&learned, &path)?;
+        state::start(self.backend.as_mut(), &checkpoint, &path)?;
+        log::info!("starting with the weights of {}", path.display());
+        Ok(())
+    }
+
+    /// An error if a checkpoint is of another network.
+    fn same_network(&self, learned: &Learned, path: &Path) -> Result<()> {
+        let differences = self.config.model.differences(&learned.model);
+        if differences.is_empty() {
+            return Ok(());
+        }
+        Err(Error::input(path, format!("is of another network: {}", differences.join("; "))))
+    }
+
+    /// Takes the patterns of an epoch to the device, where every epoch has its own.
+    fn replenish(&mut self, epoch: usize) -> Result<()> {
+        let Some(supplied) = self.supply.as_mut().filter(|s| s.epoch != epoch) else {
+            return Ok(());
+        };
+        let scans = supplied.supply.take(epoch as u32)?;
+        let seed = self.config.run.seed;
+        let test = supplied.test.clone();
+        let fresh = Pool::new(&scans, test.as_ref(), &self.config.data, seed)?;
+        // What the network was built for stays: the scale of its input, and that of its loss.
+        self.pool.members = fresh.members;
+        let (backend, streamed) = (self.backend.as_mut(), self.streamed.is_some());
+        self.streamed = batch::load(backend, &self.step.inputs, &self.pool, scans, test, streamed)?;
+        supplied.epoch = epoch;
         Ok(())
     }
 
@@ -225,6 +287,7 @@ impl Trainer {
     /// One epoch: all training batches, then validation. Also whether it is the best so far.
     fn epoch(&mut self, bar: &mut Bar) -> Result<(Row, bool)> {
         let epoch = self.progress.epoch;
+        self.replenish(epoch)?;
         let groups = self.epoch_groups(Part::Training, epoch)?;
         let rate = self.config.optimiser.learning_rate
             * schedule::factor(
@@ -243,7 +306,9 @@ impl Trainer {
         if !monitored.is_finite() {
             return Err(self.not_finite("validation loss", monitored, ""));
         }
-        let better = self.progress.best_loss.is_none_or(|best| monitored < best);
+        // Where the loss itself changes from epoch to epoch, one cannot be held against another.
+        let comparable = val_loss.is_some() || !self.config.loss.changes();
+        let better = !comparable || self.progress.best_loss.is_none_or(|best| monitored < best);
         if better {
             self.progress.best_loss = Some(monitored);
             self.progress.best_epoch = self.progress.epoch;
@@ -262,6 +327,8 @@ impl Trainer {
         let size = self.config.run.batch_size;
         let every = self.config.optimiser.accumulate_grad_batches;
         self.backend.write(self.step.inputs.training, &[1.0])?;
+        let (epoch, epochs) = (self.progress.epoch, self.config.run.max_epochs);
+        let labels = schedule::label_share(&self.config.loss, epoch, epochs);
         let (mut total, mut norm) = (0.0, 0.0);
         let batches = groups.len().div_ceil(size);
         let patience = self.backend.patience().min(plans::RING);
@@ -271,7 +338,7 @@ impl Trainer {
             let window = at / every * every * size;
             let in_step = (groups.len() - window).min(every * size);
             let batch = Batch::new(groups, at * size, size, self.config.model.channels());
-            self.write(&batch, in_step)?;
+            self.write(&batch, Share { groups: in_step, labels })?;
             self.backend.write(self.step.slot, &[unseen.len() as f32])?;
             if let Some(keep) = self.step.controls.keep {
                 self.backend.write(keep, &[if at % every == 0 { 0.0 } else { 1.0 }])?;
@@ -316,10 +383,10 @@ impl Trainer {
         Ok(total)
     }
 
-    /// Fills the input buffers with `batch`, of which each group weighs 1/`total`.
-    fn write(&mut self, batch: &Batch, total: usize) -> Result<()> {
+    /// Fills the input buffers with `batch`.
+    fn write(&mut self, batch: &Batch, share: Share) -> Result<()> {
         let (inputs, pool) = (&self.step.inputs, &self.pool);
-        batch.write(self.backend.as_mut(), inputs, pool, total, self.streamed.as_mut())
+        batch.write(self.backend.as_mut(), inputs, pool, share, self.streamed.as_mut())
     }
 
     fn not_finite(&self, what: &str, value: f64, place: &str) -> Error {
@@ -374,7 +441,9 @@ impl Trainer {
         self.backend.write(self.step.inputs.training, &[0.0])?;
         for at in (0..groups.len()).step_by(size) {
             let batch = Batch::new(groups, at, size, self.config.model.channels());
-            self.write(&batch, batch.len())?;
+            // Epochs are comparable: the share of true patches is that of the end.
+            let labels = self.config.loss.label_share_end;
+            self.write(&batch, Share { groups: batch.len(), labels })?;
             self.backend.run(Stage::Forward)?;
             let count = batch.len();
             look(self, &batch, count)?;
@@ -404,8 +473,14 @@ impl Trainer {
     }
 
     fn save(&mut self, better: bool) -> Result<()> {
+        let mut tensors = state::tensors(self.backend.as_mut())?;
+        if self.made_probe {
+            let shape = self.step.plan.slots[self.step.inputs.probe.0].shape.clone();
+            let probe = || Tensor { shape, data: self.pool.probes() };
+            tensors.entry("probe".into()).or_insert_with(probe);
+        }
         let checkpoint = Checkpoint {
-            tensors: state::tensors(self.backend.as_mut())?,
+            tensors,
             metadata: state::metadata(
                 &self.learned(),
                 &self.progress,
@@ -429,12 +504,18 @@ impl Trainer {
             gauge: m.gauge,
             trained: !m.kept[Part::Training as usize].is_empty(),
         });
+        let mut scans: Vec<LearnedScan> = scans.collect();
+        if self.supply.is_some() {
+            // All objects have the probe and the name of one scan.
+            scans.dedup_by(|a, b| a.sha256 == b.sha256);
+        }
         Learned {
             model: self.config.model.clone(),
             input_scale: self.pool.input_scale,
             neighbor_count: self.config.data.neighbor_count,
-            probe_trained: self.step.controls.rates.iter().any(|(g, _)| *g == Group::Probe),
-            scans: scans.collect(),
+            probe_trained: self.made_probe
+                || self.step.controls.rates.iter().any(|(g, _)| *g == Group::Probe),
+            scans,
         }
     }
 

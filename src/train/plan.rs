@@ -2,7 +2,7 @@
 
 use super::pool::Pool;
 use crate::backend::Chosen;
-use crate::config::{Loss, Mode, TrainConfig};
+use crate::config::{Loss, TrainConfig};
 use crate::models::plans::{self, Sizes, Training};
 use crate::{Error, Result};
 
@@ -34,9 +34,8 @@ pub fn plan(config: &TrainConfig, pool: &Pool, device: &Chosen) -> Result<(Train
 /// What the plan has to hold.
 fn sizes(config: &TrainConfig, pool: &Pool) -> Result<Sizes> {
     let frames = pool.members.iter().map(|m| m.first + m.positions.len()).max().unwrap_or(0);
-    let supervised = config.loss.mode == Mode::Supervised;
     let typical = match config.loss.kind {
-        _ if supervised => 1.0,
+        _ if !config.loss.mode.sees_patterns() => 1.0,
         Loss::Poisson => pool.typical[0],
         Loss::Mae => pool.typical[1],
     };

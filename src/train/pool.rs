@@ -41,6 +41,8 @@ pub struct Pool {
     pub input_scale: f64,
     /// Mean photons, and mean √photons, per valid pixel of the patterns to learn from.
     pub typical: [f64; 2],
+    /// [N, N] weight of each pixel of a true patch, 1 on average.
+    pub label_pixels: Vec<f32>,
 }
 
 /// Which patterns an epoch is made of.
@@ -104,7 +106,15 @@ impl Pool {
         let modes = members.iter().map(|m| m.probe.dim().0).max().unwrap_or(1);
         let (energy, typical) = averages(train);
         let input_scale = side as f64 / 2.0 / energy.sqrt();
-        Ok(Pool { members, side, modes, input_scale, typical })
+        let label_pixels = vec![1.0; side * side];
+        Ok(Pool { members, side, modes, input_scale, typical, label_pixels })
+    }
+
+    /// True patches count where the probe lights them: a pattern says nothing of the rest.
+    pub fn weigh_labels_by_light(&mut self) {
+        let lit = self.illumination();
+        let mean = lit.iter().sum::<f32>() / lit.len() as f32;
+        self.label_pixels = lit.into_iter().map(|l| l / mean).collect();
     }
 
     /// Largest displacement of a pattern from the centre of any group, pixels.

@@ -11,9 +11,12 @@ use super::state::LearnedScan;
 use crate::{Error, Result};
 
 /// Options that may differ without changing a single step, or that are checked by other means.
-const FREE: [&str; 11] = [
+const FREE: [&str; 14] = [
     "train_data_file",
     "test_data_file",
+    "like",
+    "teacher",
+    "init_from",
     "output_dir",
     "max_epochs",
     "device",

@@ -1,8 +1,8 @@
-//! The learning rate over the epochs.
+//! The learning rate, and the share of true patches in the loss, over the epochs.
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{OptimiserConfig, Schedule};
+use crate::config::{LossConfig, OptimiserConfig, Schedule};
 
 /// First share of the learning rate during warm-up.
 const WARMUP_START: f64 = 0.1;
@@ -47,6 +47,12 @@ fn cosine(config: &OptimiserConfig, epoch: usize, epochs: usize) -> f64 {
     let t = ((epoch - warmup) as f64 / span).min(1.0);
     let low = config.lr_min_ratio;
     low + (1.0 - low) * 0.5 * (1.0 + (std::f64::consts::PI * t).cos())
+}
+
+/// Share of the true patches in a mixed loss in `epoch` (from 0) of `epochs`.
+pub fn label_share(config: &LossConfig, epoch: usize, epochs: usize) -> f64 {
+    let t = epoch as f64 / epochs.saturating_sub(1).max(1) as f64;
+    config.label_share + (config.label_share_end - config.label_share) * t.min(1.0)
 }
 
 /// Tells the schedule the loss of an epoch.

@@ -10,7 +10,7 @@ use super::schedule;
 use crate::backend::Backend;
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::ModelConfig;
-use crate::graph::Role;
+use crate::graph::{Group, Role, Slot};
 use crate::{Error, Result};
 
 /// What belongs in a checkpoint.
@@ -74,12 +74,17 @@ pub fn tensors(backend: &mut dyn Backend) -> Result<BTreeMap<String, Tensor>> {
 
 /// Writes everything back to resume a training from `path`.
 pub fn restore(backend: &mut dyn Backend, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
-    write(backend, checkpoint, path, &SAVED)
+    write(backend, checkpoint, path, &SAVED, |_| true)
+}
+
+/// Writes the weights alone, as a start; a probe is the affair of the scan that is learned from.
+pub fn start(backend: &mut dyn Backend, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
+    write(backend, checkpoint, path, &APPLIED, |slot| slot.group == Group::Network)
 }
 
 /// Writes the network alone.
 pub fn apply(backend: &mut dyn Backend, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
-    write(backend, checkpoint, path, &APPLIED)
+    write(backend, checkpoint, path, &APPLIED, |_| true)
 }
 
 fn write(
@@ -87,10 +92,12 @@ fn write(
     checkpoint: &Checkpoint,
     path: &Path,
     roles: &[Role],
+    wanted: impl Fn(&Slot) -> bool,
 ) -> Result<()> {
     let wanted: Vec<_> = roles
         .iter()
         .flat_map(|&role| backend.plan().of_role(role))
+        .filter(|(_, slot)| wanted(slot))
         .map(|(v, slot)| (v, slot.name.clone(), slot.shape.clone()))
         .collect();
     for (v, name, shape) in wanted {

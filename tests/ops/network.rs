@@ -356,7 +356,8 @@ fn absolute_error_sums_distances_from_the_target() {
     for shape in [[2, 3, 5, 7], [1, 1, 1, 1]] {
         sound(|g| {
             let (x, target) = (g.param("x", &shape), g.input("target", &shape));
-            absolute_error(g, x, target)
+            let weight = g.input("weight", &shape[2..]);
+            absolute_error(g, x, target, weight)
         });
     }
 }
@@ -365,24 +366,27 @@ fn absolute_error_sums_distances_from_the_target() {
 fn absolute_phase_error_ignores_whole_turns() {
     let build = |g: &mut Graph| {
         let (x, target) = (g.param("x", &[2, 1, 1, 3]), g.input("target", &[2, 1, 1, 3]));
-        absolute_phase_error(g, x, target)
+        let weight = g.input("weight", &[1, 3]);
+        absolute_phase_error(g, x, target, weight)
     };
     sound(build);
     let phases = [3.0, -3.0, 9.5, -9.5, 0.25, 6.0];
     case(build).with("x", phases).with("target", [-3.0, 3.0, 0.0, 0.0, 0.0, -6.5]).check(1e-6);
     let target = [-3.0, 3.0, 0.0, 0.0, 0.0, -6.5];
-    let given: [(&str, &[f64]); 3] = [("x", &phases), ("target", &target), ("seed", &[1.0; 2])];
-    // Wrapped: 6 − 2π, 2π − 6, 9.5 − 4π, 4π − 9.5, 0.25, 12.5 − 4π.
-    assert_eq!(gradients(build, &given, 1)[0], [-1.0, 1.0, -1.0, 1.0, 1.0, -1.0]);
+    let given: [(&str, &[f64]); 4] =
+        [("x", &phases), ("target", &target), ("weight", &[1.0, 2.0, 4.0]), ("seed", &[1.0; 2])];
+    // Wrapped: 6 − 2π, 2π − 6, 9.5 − 4π, 4π − 9.5, 0.25, 12.5 − 4π; each times the pixel's weight.
+    assert_eq!(gradients(build, &given, 1)[0], [-1.0, 2.0, -4.0, 1.0, 2.0, -4.0]);
 }
 
 #[test]
 fn absolute_error_has_no_slope_where_it_is_zero() {
     let build = |g: &mut Graph| {
         let (x, target) = (g.param("x", &[1, 1, 1, 2]), g.input("target", &[1, 1, 1, 2]));
-        absolute_error(g, x, target)
+        let weight = g.input("weight", &[1, 2]);
+        absolute_error(g, x, target, weight)
     };
-    let given: [(&str, &[f64]); 3] =
-        [("x", &[2.0, 1.0]), ("target", &[2.0, 2.0]), ("seed", &[3.0])];
-    assert_eq!(gradients(build, &given, 1)[0], [0.0, -3.0]);
+    let given: [(&str, &[f64]); 4] =
+        [("x", &[2.0, 1.0]), ("target", &[2.0, 2.0]), ("weight", &[1.0, 0.5]), ("seed", &[3.0])];
+    assert_eq!(gradients(build, &given, 1)[0], [0.0, -1.5]);
 }

@@ -16,7 +16,7 @@ use ptycho_gpu::ops::{
     poisson::poisson,
     polar::polar,
     scale::scale,
-    weighted_sum::weighted_sum,
+    weighted_sum::{Term, weighted_sum},
 };
 use ptycho_gpu::plan::Plan;
 
@@ -182,7 +182,8 @@ fn misfits_know_their_share_of_a_weighted_total() {
                 "poisson" => poisson(g, intensity, seen, upstream, 0.05, Normalise::ValidPixels),
                 _ => mae(g, intensity, seen, upstream, Normalise::ValidPixels),
             };
-            weighted_sum(g, vec![(loss, upstream.factor)], upstream.weight)
+            let Upstream { weight, factor: coefficient } = upstream;
+            weighted_sum(g, vec![term(loss, weight, coefficient)])
         })
         .positive()
         .with("mask", MASKS)
@@ -297,18 +298,22 @@ fn scale_adds_to_a_gradient_that_is_there() {
     .check(1e-6);
 }
 
+fn term(value: Value, weight: Value, coefficient: f64) -> Term {
+    Term { value, weight, coefficient }
+}
+
 #[test]
 fn weighted_sum_adds_terms_over_samples() {
     case(|g| {
-        let terms = vec![(g.param("data", &[5]), 0.75), (g.param("prior", &[5]), -2.0)];
-        let weight = g.input("weight", &[5]);
-        weighted_sum(g, terms, weight)
+        let [data, prior] = ["data", "prior"].map(|name| g.param(name, &[5]));
+        let [v, w] = ["v", "w"].map(|name| g.input(name, &[5]));
+        weighted_sum(g, vec![term(data, v, 0.75), term(prior, w, -2.0)])
     })
     .linear()
     .check(1e-6);
     case(|g| {
-        let (term, weight) = (g.param("term", &[1]), g.input("weight", &[1]));
-        weighted_sum(g, vec![(term, 1.0), (term, 2.0)], weight)
+        let (x, weight) = (g.param("x", &[1]), g.input("weight", &[1]));
+        weighted_sum(g, vec![term(x, weight, 1.0), term(x, weight, 2.0)])
     })
     .linear()
     .check(1e-6);
@@ -318,7 +323,7 @@ fn weighted_sum_adds_terms_over_samples() {
 fn weighted_sum_reports_each_term() {
     let mut g = Graph::default();
     let (a, b, weight) = (g.input("a", &[2]), g.input("b", &[2]), g.input("w", &[2]));
-    let loss = weighted_sum(&mut g, vec![(a, 2.0), (b, 3.0)], weight);
+    let loss = weighted_sum(&mut g, vec![term(a, weight, 2.0), term(b, weight, 3.0)]);
     assert_eq!(g.name(loss), "loss");
     let terms = g.find("loss terms").expect("the terms are kept");
     let inputs: [(&str, &[f64]); 3] = [("a", &[1.0, 2.0]), ("b", &[4.0, 8.0]), ("w", &[0.5, 0.25])];
