@@ -112,6 +112,8 @@ fn numbers(v: Value, name: &str, len: usize) -> Vec<f32> {
                 "offsets" => (10.0 * u - 5.0) as f32,
                 "mask" => f32::from(u > 0.1),
                 "canvas" => 0.0,
+                // Few different numbers, so that maxima are shared.
+                "ties" => (4.0 * u).floor() as f32,
                 // The last one is no patch.
                 "places" if i % 4 == 0 && i + 4 == len => -1.0,
                 "places" if i % 4 < 2 => (12.0 * u).floor() as f32,
@@ -230,7 +232,7 @@ fn network() -> Vec<Case> {
             Some(head_sum(g, inner, outer, true))
         }),
         ("max_pool", |g, s| {
-            let x = maps(g, s, "x");
+            let x = maps(g, s, "ties");
             Some(max_pool(g, x))
         }),
         ("split", |g, s| {
@@ -254,7 +256,7 @@ fn attention() -> Vec<Case> {
             Some(channel_gate(g, x, gate))
         }),
         ("channel_pool", |g, s| {
-            let x = maps(g, s, "x");
+            let x = maps(g, s, "ties");
             Some(channel_pool(g, x))
         }),
         ("spatial_gate", |g, s| {
@@ -263,7 +265,7 @@ fn attention() -> Vec<Case> {
             Some(spatial_gate(g, y, gate))
         }),
         ("spatial_pool", |g, s| {
-            let x = maps(g, s, "x");
+            let x = maps(g, s, "ties");
             Some(spatial_pool(g, x))
         }),
     ])
