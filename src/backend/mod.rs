@@ -4,6 +4,7 @@ pub mod cpu;
 pub mod cuda;
 
 use std::fmt;
+use std::ops::Range;
 
 use cpu::Cpu;
 use cuda::Cuda;
@@ -22,6 +23,9 @@ pub trait Backend {
 
     /// Copies `v` to the host.
     fn read(&mut self, v: Value) -> Result<Vec<f32>>;
+
+    /// Copies a part of the arena to the host, whatever lies there: for checks.
+    fn peek(&mut self, range: Range<usize>) -> Result<Vec<f32>>;
 
     /// Copies `host` into one `half` (0 or 1) of each value, for the next stage that is run. The
     /// halves take turns, so that the copy does not wait for the work that reads the other one.
