@@ -15,7 +15,7 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
-use super::Backend;
+use super::{Backend, Description};
 use crate::graph::{Stage, Value};
 use crate::launch::{Arg, Launch};
 use crate::plan::Plan;
@@ -98,6 +98,20 @@ impl Device {
         Ok(Device { index, name, compute_capability, driver, memory, context })
     }
 
+    /// What a record of a run says about it.
+    pub fn describe(&self) -> Description {
+        let Device { index, name, compute_capability: (major, minor), driver, memory, .. } = self;
+        Description::Cuda {
+            index: *index,
+            name: name.clone(),
+            compute_capability: format!("{major}.{minor}"),
+            memory_bytes: *memory,
+            driver_release: driver_release(),
+            driver_cuda: version(*driver),
+            kernels_cuda: version(CUDA),
+        }
+    }
+
     /// Bytes that a plan may take.
     pub fn free_memory(&self) -> Result<usize> {
         let info = self.context.mem_get_info().map_err(failed("ask for the free memory"))?;
@@ -107,16 +121,7 @@ impl Device {
 
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let Device { index, name, compute_capability: (major, minor), driver, memory, .. } = self;
-        write!(
-            f,
-            "cuda:{index}, {name}, compute capability {major}.{minor}, {:.1} GB, driver for CUDA \
-             {}{}, kernels of CUDA {}",
-            *memory as f64 * 1e-9,
-            version(*driver),
-            driver_release().map(|release| format!(" ({release})")).unwrap_or_default(),
-            version(CUDA)
-        )
+        self.describe().fmt(f)
     }
 }
 

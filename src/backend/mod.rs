@@ -2,12 +2,14 @@
 
 pub mod cpu;
 pub mod cuda;
+mod description;
 
 use std::fmt;
 use std::ops::Range;
 
 use cpu::Cpu;
 use cuda::Cuda;
+pub use description::Description;
 
 use crate::config::Device;
 use crate::graph::{Stage, Value};
@@ -60,6 +62,14 @@ impl Chosen {
         }
     }
 
+    /// What a record of a run says about it.
+    pub fn describe(&self) -> Description {
+        match self {
+            Chosen::Cpu => Description::cpu(),
+            Chosen::Cuda(device) => device.describe(),
+        }
+    }
+
     /// Allocates `plan` there.
     pub fn open(&self, plan: Plan) -> Result<Box<dyn Backend>> {
         Ok(match self {
@@ -72,10 +82,7 @@ impl Chosen {
 impl fmt::Display for Chosen {
     /// What computes, in words.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Chosen::Cpu => write!(f, "CPU, {} threads", rayon::current_num_threads()),
-            Chosen::Cuda(device) => device.fmt(f),
-        }
+        self.describe().fmt(f)
     }
 }
 

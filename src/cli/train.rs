@@ -265,7 +265,7 @@ pub fn train(args: &Args) -> Result<Outcome> {
     };
     let resolved = config::resolve(args, &facts)?;
     let mut record = RunRecord::new("train");
-    record.configuration(&resolved).device(&device.to_string()).seed(resolved.config.run.seed);
+    record.configuration(&resolved).device(device.describe()).seed(resolved.config.run.seed);
     train.iter().chain(&test).for_each(|scan| {
         record.input(scan);
     });
