@@ -227,9 +227,19 @@ impl Cuda {
     /// # Errors
     /// [`Error::Device`]: too little memory, or what the driver refuses.
     pub fn new(device: &Device, plan: Plan) -> Result<Cuda> {
+        let stream = device.context.new_stream().map_err(failed("make a stream"))?;
+        Cuda::in_stream(device, plan, stream)
+    }
+
+    /// Another arena for the same plan, whose work waits for that of this one and the other way
+    /// round. One thread alone may use the two.
+    pub fn another(&self, device: &Device) -> Result<Cuda> {
+        Cuda::in_stream(device, Plan::clone(&self.plan), self.stream.clone())
+    }
+
+    fn in_stream(device: &Device, plan: Plan, stream: Arc<CudaStream>) -> Result<Cuda> {
         let context = &device.context;
         check_memory(device, &plan)?;
-        let stream = context.new_stream().map_err(failed("make a stream"))?;
         let module = context
             .load_module(Ptx::from_binary(KERNELS.to_vec()))
             .map_err(failed("load the kernels"))?;

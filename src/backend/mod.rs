@@ -77,6 +77,21 @@ impl Chosen {
             Chosen::Cuda(device) => Box::new(Cuda::new(device, plan)?),
         })
     }
+
+    /// Allocates `count` arenas for `plan`: what one is told to run begins after what another was
+    /// told before.
+    pub fn open_copies(&self, plan: &Plan, count: usize) -> Result<Vec<Box<dyn Backend>>> {
+        let Chosen::Cuda(device) = self else {
+            return (0..count).map(|_| self.open(plan.clone())).collect();
+        };
+        let first = Cuda::new(device, plan.clone())?;
+        let mut copies: Vec<Box<dyn Backend>> = Vec::with_capacity(count);
+        for _ in 1..count {
+            copies.push(Box::new(first.another(device)?));
+        }
+        copies.push(Box::new(first));
+        Ok(copies)
+    }
 }
 
 impl fmt::Display for Chosen {

@@ -11,9 +11,10 @@ use crate::ops::{
     batch_norm::batch_norm, channel_gate::channel_gate, channel_pool::channel_pool, conv2d::conv2d,
     extract::extract, fft2::fft2, gather::gather, global_norm::global_norm, head_sum::head_sum,
     illuminate::illuminate, intensity::intensity, mae::mae, max_pool::max_pool,
-    mean_deviation::mean_deviation, poisson::poisson, polar::polar, record::record, scale::scale,
-    sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool, split::split, stitch::stitch,
-    total_variation::total_variation, upsample::upsample, weighted_sum::weighted_sum,
+    mean_deviation::mean_deviation, multiply_add::multiply_add, poisson::poisson, polar::polar,
+    record::record, scale::scale, sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool,
+    split::split, stitch::stitch, total_variation::total_variation, upsample::upsample,
+    weighted_sum::weighted_sum,
 };
 use crate::plan::{LASTING, Plan};
 use crate::random::{Purpose, Stream};
@@ -48,6 +49,12 @@ impl Size {
         self.side + 12
     }
 }
+
+/// The case that does nothing but multiply and add.
+pub const ROOF: &str = "multiply_add";
+
+/// Rounds of [`multiply_add`]: enough that loading and storing take no time.
+pub const ROUNDS: usize = 128;
 
 /// An op in a graph of its own.
 #[derive(Clone, Copy)]
@@ -299,6 +306,12 @@ fn physics() -> Vec<Case> {
         ("intensity", |g, s| {
             let field = g.param("field", &[s.batch, s.group, 2, s.side, s.side, 2]);
             Some(intensity(g, field))
+        }),
+        (ROOF, |g, s| {
+            let x = g.input("x", &[s.batch * s.channels * s.side * s.side]);
+            let y = multiply_add(g, x, ROUNDS);
+            g.keep(y);
+            None
         }),
         ("polar", |g, s| {
             let (amplitude, phase) = (real(g, s, "amplitude"), real(g, s, "phase"));
