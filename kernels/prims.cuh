@@ -1,8 +1,8 @@
 // Copies from global to shared memory that run beside the arithmetic.
 //
-//   cp_async4, cp_async16     start a copy of 4 or 16 bytes; zeros where it is not valid
-//   cp_async_commit           closes a group of copies
-//   cp_async_wait<N>          waits until at most the N latest groups of this thread are under way
+//   cp_async4          starts a copy of 4 bytes; zeros where it is not valid
+//   cp_async_commit    closes a group of copies
+//   cp_async_wait<N>   waits until at most the N latest groups of this thread are under way
 //
 // What was copied is visible to other threads after a wait and a barrier. The only file with PTX;
 // a build that executes kernels on the CPU has these functions of its own.
@@ -17,14 +17,6 @@ __device__ inline void cp_async4(void* shared, const void* global, bool valid)
     const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n"
                  :: "r"(to), "l"(global), "r"(valid ? 4 : 0) : "memory");
-}
-
-// Both addresses are multiples of 16 bytes.
-__device__ inline void cp_async16(void* shared, const void* global, bool valid)
-{
-    const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
-                 :: "r"(to), "l"(global), "r"(valid ? 16 : 0) : "memory");
 }
 
 __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }

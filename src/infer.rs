@@ -174,16 +174,13 @@ impl Network {
         input_scale: f64,
     ) -> Result<Loaded> {
         let build = |canvas| plans::inference(&self.learned.model, self.batch, canvas);
-        let mut plan = build(None);
-        if let Chosen::Cuda(_) = self.device {
-            let size = [canvas.height, canvas.width];
-            let with = build(Some(plans::Canvas { size, crop, transpose: orientation.transpose }));
-            let budget = self.device.budget(None)?;
-            if budget.is_none_or(|budget| with.plan.bytes() <= budget) {
-                plan = with;
-            } else {
-                log::info!("the device has no room for the canvas: it is stitched on the CPU");
-            }
+        let size = [canvas.height, canvas.width];
+        let on_device = plans::Canvas { size, crop, transpose: orientation.transpose };
+        let mut plan = build(matches!(self.device, Chosen::Cuda(_)).then_some(on_device));
+        let budget = self.device.budget(None)?;
+        if plan.stitched.is_some() && budget.is_some_and(|budget| plan.plan.bytes() > budget) {
+            log::info!("the device has no room for the canvas: it is stitched on the CPU");
+            plan = build(None);
         }
         let mut backend = self.device.open(plan.plan.clone())?;
         state::apply(backend.as_mut(), &self.checkpoint, &self.path)?;

@@ -34,6 +34,19 @@ pub struct Part {
     pub bytes: usize,
 }
 
+/// A part of the arena that belongs to no buffer. Steps leave it as it is: a change is a write past
+/// the end of a buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Padding {
+    pub range: Range<usize>,
+    /// The buffer that ends where it begins.
+    pub after: Value,
+    /// Whether it lies inside of a region, which ops take for one flat buffer: it then holds 0, that
+    /// the region can be summed. Elsewhere it is NaN, like every buffer that nobody has written, so
+    /// that a read past the end shows.
+    pub flat: bool,
+}
+
 /// The steps of a graph and the place of every buffer.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -119,6 +132,33 @@ impl Plan {
     /// Where `v` lies in the arena, in elements.
     pub fn range(&self, v: Value) -> Range<usize> {
         self.ranges[v.0].clone()
+    }
+
+    /// Every part of the arena between two buffers or after the last one, in arena order.
+    pub fn padding(&self) -> Vec<Padding> {
+        let is_region = |i: usize| self.slots[i].role == Role::Region;
+        let (regions, mut buffers): (Vec<usize>, Vec<usize>) = (0..self.slots.len())
+            .filter(|&i| !self.ranges[i].is_empty())
+            .partition(|&i| is_region(i));
+        buffers.sort_by_key(|&i| self.ranges[i].start);
+        let mut found = Vec::new();
+        // The buffer that reaches farthest so far: those that share memory may end before it.
+        let mut farthest: Option<usize> = None;
+        let starts = buffers.iter().map(|&i| (self.ranges[i].start, Some(i)));
+        for (start, next) in starts.chain([(self.arena, None)]) {
+            if let Some(last) = farthest {
+                let range = self.ranges[last].end..start;
+                let inside = |&i: &usize| {
+                    self.ranges[i].start <= range.start && range.end <= self.ranges[i].end
+                };
+                if !range.is_empty() {
+                    let flat = regions.iter().any(inside);
+                    found.push(Padding { range, after: Value(last), flat });
+                }
+            }
+            farthest = farthest.into_iter().chain(next).max_by_key(|&i| self.ranges[i].end);
+        }
+        found
     }
 
     /// The buffer called `name`.

@@ -162,6 +162,12 @@ fn streamed_patterns_give_the_same_bits() {
     // One byte less than what the plan takes with all patterns; two batches of them are fewer.
     let record = std::fs::read_to_string(whole.join("run.json")).unwrap();
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+    let device = &record["device"];
+    assert_eq!((&device["kind"], &device["index"]), (&"cuda".into(), &0.into()));
+    for what in ["name", "compute_capability", "driver_cuda", "kernels_cuda"] {
+        assert!(device[what].is_string(), "{what}: {device}");
+    }
+    assert!(device["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{device}");
     let limit = record["plan_bytes"].as_u64().expect("the size of the plan") - 1;
     let limit = format!("--device-memory-limit={limit}");
     let said = train(&scan, &streamed, &[&common[..], &[&limit]].concat());

@@ -3,9 +3,10 @@
 use ptycho_gpu::backend::{Backend, cpu::Cpu};
 use ptycho_gpu::cli::{Cli, Command, plan};
 use ptycho_gpu::config::{ClipAlgorithm, Head, LossConfig, ModelConfig, OptimiserConfig};
-use ptycho_gpu::graph::{Role, Stage};
+use ptycho_gpu::graph::{Role, Stage, Value};
+use ptycho_gpu::measure::selftest::Margins;
 use ptycho_gpu::models::plans::{self, Sizes, Training};
-use ptycho_gpu::plan::Plan;
+use ptycho_gpu::plan::{Padding, Plan};
 use ptycho_gpu::random::{Purpose, Stream};
 
 const SIZES: Sizes = Sizes { batch: 2, frames: 5, scans: 1, modes: 2, reach: 3.0, typical: 1.0 };
@@ -47,6 +48,18 @@ fn content(name: &str, len: usize) -> Vec<f32> {
 /// Loss, parameters and running statistics after one step, as bits.
 fn one_step(training: &Training, plan: Plan) -> Vec<Vec<u32>> {
     let mut cpu = Cpu::<f32>::new(plan.clone());
+    let loss = step_on(training, &mut cpu);
+    let kept = [Role::Param, Role::State].iter().flat_map(|&role| plan.of_role(role));
+    let kept: Vec<_> = kept.map(|(v, _)| v).collect();
+    let kept = kept.into_iter().map(|v| cpu.get(v).to_vec());
+    let all: Vec<Vec<f32>> = std::iter::once(loss).chain(kept).collect();
+    assert!(all.iter().flatten().all(|x| x.is_finite()), "a buffer was read before it was written");
+    all.iter().map(|x| x.iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+/// Fills what a step reads, and runs it; its loss.
+fn step_on(training: &Training, cpu: &mut Cpu<f32>) -> Vec<f32> {
+    let plan = cpu.plan().clone();
     for initial in &training.initial {
         let len = plan.slots[initial.value.0].len();
         cpu.write(initial.value, &initial.numbers(0, len)).unwrap();
@@ -64,12 +77,7 @@ fn one_step(training: &Training, plan: Plan) -> Vec<Vec<u32>> {
     }
     let loss = cpu.get(training.loss).to_vec();
     cpu.run(Stage::Update).unwrap();
-    let kept = [Role::Param, Role::State].iter().flat_map(|&role| plan.of_role(role));
-    let kept: Vec<_> = kept.map(|(v, _)| v).collect();
-    let kept = kept.into_iter().map(|v| cpu.get(v).to_vec());
-    let all: Vec<Vec<f32>> = std::iter::once(loss).chain(kept).collect();
-    assert!(all.iter().flatten().all(|x| x.is_finite()), "a buffer was read before it was written");
-    all.iter().map(|x| x.iter().map(|x| x.to_bits()).collect()).collect()
+    loss
 }
 
 #[test]
@@ -107,6 +115,39 @@ fn the_parts_fill_the_arena() {
     let apart = training().plan.without_reuse();
     let work = apart.parts().into_iter().find(|part| part.role == Role::Work).unwrap();
     assert_eq!(work.bytes, apart.work_without_reuse());
+}
+
+#[test]
+fn buffers_and_padding_fill_the_arena_and_share_nothing() {
+    let plan = training().plan;
+    let mut owners = vec![false; plan.arena];
+    for i in (0..plan.slots.len()).filter(|&i| plan.slots[i].role != Role::Region) {
+        owners[plan.range(Value(i))].fill(true);
+    }
+    for padding in plan.padding() {
+        assert!(
+            padding.range.len() > 0 && owners[padding.range.clone()].iter().all(|owned| !owned)
+        );
+        assert_eq!(plan.range(padding.after).end, padding.range.start);
+        owners[padding.range].fill(true);
+    }
+    assert!(owners.into_iter().all(|owned| owned));
+}
+
+#[test]
+fn padding_is_zero_inside_of_regions_and_nan_elsewhere_before_a_step_and_after_it() {
+    let training = training();
+    let mut cpu = Cpu::<f32>::new(training.plan.clone());
+    let margins = Margins::of(&mut cpu).unwrap();
+    let (flat, others): (Vec<_>, Vec<_>) =
+        training.plan.padding().into_iter().partition(|p| p.flat);
+    assert!(!flat.is_empty() && !others.is_empty());
+    let mut all = |padding: Vec<Padding>, wanted: fn(&f32) -> bool| {
+        padding.into_iter().all(|p| cpu.peek(p.range).unwrap().iter().all(wanted))
+    };
+    assert!(all(flat, |&x| x == 0.0) && all(others, |x| x.is_nan()));
+    step_on(&training, &mut cpu);
+    assert_eq!(margins.overrun(&mut cpu).unwrap(), None);
 }
 
 /// The published totals of the network with the head `border`: side, scale, parameters with one

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use ndarray::{Array2, Array3};
+use ptycho_gpu::backend::Description;
 use ptycho_gpu::cli::{Cli, Command};
 use ptycho_gpu::config::{self, DatasetFacts};
 use ptycho_gpu::data::scan::{Dose, DoseOrigin, Scan, Source};
@@ -292,7 +293,8 @@ fn run_record_holds_inputs_configuration_timings_and_results() {
     };
     let facts = DatasetFacts { n: 64, nphotons: None, labels: false };
     let mut record = RunRecord::new("train");
-    record.configuration(&config::resolve(&args, &facts).unwrap()).input(&scan()).device("cpu");
+    record.configuration(&config::resolve(&args, &facts).unwrap()).input(&scan());
+    record.device(Description::cpu());
     record.seed(3).timing("train", 1.5).result("residual", 0.25).result("broken", f64::NAN);
     let path = folder.path().join("run.json");
     record.write(&path).unwrap();
@@ -302,7 +304,7 @@ fn run_record_holds_inputs_configuration_timings_and_results() {
     let input = serde_json::json!({"path": "scan.npz", "sha256": "ab12", "patterns": 5,
         "side": 64, "kappa": 2.5, "dose_origin": "metadata"});
     assert_eq!(json["inputs"], serde_json::json!([input]));
-    assert_eq!((&json["device"], &json["seed"]), (&"cpu".into(), &3.into()));
+    assert_eq!((&json["device"]["kind"], &json["seed"]), (&"cpu".into(), &3.into()));
     assert_eq!(json["timings_s"]["train"], 1.5);
     assert_eq!(json["results"], serde_json::json!({"residual": 0.25, "broken": null}));
 }

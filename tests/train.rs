@@ -312,7 +312,10 @@ fn the_record_says_everything() {
     assert_eq!(option("n")["origin"], "data set");
     assert_eq!(option("learning_rate")["origin"], "default");
     assert_eq!(record["inputs"][0]["sha256"], read(&scan).source.sha256.as_str());
-    assert!(record["device"].as_str().unwrap().contains("CPU"));
+    let device = &record["device"];
+    assert_eq!(device["kind"], "cpu");
+    assert!(device["threads"].as_u64().unwrap() > 0 && device.get("name").is_some());
+    assert!(["AVX-512", "AVX2", "portable"].contains(&device["vector_unit"].as_str().unwrap()));
     assert!(record["timings_s"]["total_seconds"].as_f64().unwrap() > 0.0);
     assert_eq!(record["results"]["training"]["weights_sha256"], line["weights_sha256"]);
 }

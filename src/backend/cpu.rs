@@ -1,13 +1,13 @@
 //! CPU backend: interprets the plan, one op at a time. The reference for every kernel.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, LazyLock};
 
 use rustfft::{Fft, FftDirection, FftNum, FftPlanner};
 
 use super::Backend;
 use crate::Result;
-use crate::graph::{Role, Stage, Value};
+use crate::graph::{Stage, Value};
 use crate::ops::conv2d::{Kernels, kernels_f32, kernels_portable};
 use crate::plan::Plan;
 
@@ -85,15 +85,13 @@ pub struct Cpu<T: Real> {
 }
 
 impl<T: Real> Cpu<T> {
-    /// Allocates the arena. Every buffer starts as NaN, so that a read before a write shows; the
-    /// padding between buffers starts as 0, so that a region can be summed.
+    /// Allocates the arena. It starts as NaN, so that a read before a write shows, or one past the
+    /// end of a buffer; the padding inside of regions starts as 0, so that they can be summed.
     pub fn new(plan: Plan) -> Cpu<T> {
-        let mut data = vec![T::zero(); plan.arena + CACHE_LINE / size_of::<T>()];
+        let mut data = vec![T::nan(); plan.arena + CACHE_LINE / size_of::<T>()];
         let start = data.as_ptr().align_offset(CACHE_LINE);
-        for (i, slot) in plan.slots.iter().enumerate() {
-            if !matches!(slot.role, Role::Region) {
-                data[start..][plan.range(Value(i))].fill(T::nan());
-            }
+        for padding in plan.padding().into_iter().filter(|padding| padding.flat) {
+            data[start..][padding.range].fill(T::zero());
         }
         let plan = Arc::new(plan);
         let mem = Mem { data, start, plan: plan.clone(), fft: FftPlanner::new() };
@@ -127,6 +125,10 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn read(&mut self, v: Value) -> Result<Vec<f32>> {
         Ok(self.get(v).iter().map(|x| x.wide() as f32).collect())
+    }
+
+    fn peek(&mut self, range: Range<usize>) -> Result<Vec<f32>> {
+        Ok(self.mem.data[self.mem.start..][range].iter().map(|x| x.wide() as f32).collect())
     }
 
     fn run_stages(&mut self, stages: RangeInclusive<Stage>) -> Result<()> {

@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::env;
-use std::ops::RangeInclusive;
+use std::iter;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use cudarc::driver::{
@@ -14,8 +15,8 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
-use super::Backend;
-use crate::graph::{Role, Stage, Value};
+use super::{Backend, Description};
+use crate::graph::{Stage, Value};
 use crate::launch::{Arg, Launch};
 use crate::plan::Plan;
 use crate::{Error, Result};
@@ -97,6 +98,20 @@ impl Device {
         Ok(Device { index, name, compute_capability, driver, memory, context })
     }
 
+    /// What a record of a run says about it.
+    pub fn describe(&self) -> Description {
+        let Device { index, name, compute_capability: (major, minor), driver, memory, .. } = self;
+        Description::Cuda {
+            index: *index,
+            name: name.clone(),
+            compute_capability: format!("{major}.{minor}"),
+            memory_bytes: *memory,
+            driver_release: driver_release(),
+            driver_cuda: version(*driver),
+            kernels_cuda: version(CUDA),
+        }
+    }
+
     /// Bytes that a plan may take.
     pub fn free_memory(&self) -> Result<usize> {
         let info = self.context.mem_get_info().map_err(failed("ask for the free memory"))?;
@@ -106,16 +121,7 @@ impl Device {
 
 impl std::fmt::Display for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let Device { index, name, compute_capability: (major, minor), driver, memory, .. } = self;
-        write!(
-            f,
-            "cuda:{index}, {name}, compute capability {major}.{minor}, {:.1} GB, driver for CUDA \
-             {}{}, kernels of CUDA {}",
-            *memory as f64 * 1e-9,
-            version(*driver),
-            driver_release().map(|release| format!(" ({release})")).unwrap_or_default(),
-            version(CUDA)
-        )
+        self.describe().fmt(f)
     }
 }
 
@@ -214,16 +220,26 @@ impl Drop for Uploads {
 }
 
 impl Cuda {
-    /// Allocates the arena on `device` and loads the kernels. Every buffer starts
-    /// as NaN, so that a read before a write shows, and the padding between buffers as 0, so that a
-    /// region can be summed.
+    /// Allocates the arena on `device` and loads the kernels. The arena starts as NaN, so that a
+    /// read before a write shows, or one past the end of a buffer; the padding inside of regions
+    /// starts as 0, so that they can be summed.
     ///
     /// # Errors
     /// [`Error::Device`]: too little memory, or what the driver refuses.
     pub fn new(device: &Device, plan: Plan) -> Result<Cuda> {
+        let stream = device.context.new_stream().map_err(failed("make a stream"))?;
+        Cuda::in_stream(device, plan, stream)
+    }
+
+    /// Another arena for the same plan, whose work waits for that of this one and the other way
+    /// round. One thread alone may use the two.
+    pub fn another(&self, device: &Device) -> Result<Cuda> {
+        Cuda::in_stream(device, Plan::clone(&self.plan), self.stream.clone())
+    }
+
+    fn in_stream(device: &Device, plan: Plan, stream: Arc<CudaStream>) -> Result<Cuda> {
         let context = &device.context;
         check_memory(device, &plan)?;
-        let stream = context.new_stream().map_err(failed("make a stream"))?;
         let module = context
             .load_module(Ptx::from_binary(KERNELS.to_vec()))
             .map_err(failed("load the kernels"))?;
@@ -345,17 +361,17 @@ fn check_memory(device: &Device, plan: &Plan) -> Result<()> {
 /// The arena, poisoned as [`Cuda::new`] says.
 fn allocate(stream: &Arc<CudaStream>, plan: &Plan) -> Result<CudaSlice<f32>> {
     let megabytes = plan.bytes() as f64 * 1e-6;
-    let arena = stream.alloc_zeros::<f32>(plan.arena);
+    // SAFETY: all of it is filled below.
+    let arena = unsafe { stream.alloc::<f32>(plan.arena) };
     let arena = arena.map_err(failed(&format!("allocate {megabytes:.0} MB of device memory")))?;
     let (base, _sync) = arena.device_ptr(stream);
-    for (i, slot) in plan.slots.iter().enumerate() {
-        let range = plan.range(Value(i));
-        if slot.role == Role::Region || range.is_empty() {
-            continue;
-        }
+    let zeros = plan.padding().into_iter().filter(|padding| padding.flat);
+    let zeros = zeros.map(|padding| (padding.range, 0));
+    // 0xFF in all bytes is a NaN.
+    for (range, byte) in iter::once((0..plan.arena, 0xFF)).chain(zeros) {
         let (start, bytes) = (base + (range.start * ELEMENT) as u64, range.len() * ELEMENT);
-        // SAFETY: the plan's ranges lie inside of the arena. 0xFF in all bytes is a NaN.
-        unsafe { result::memset_d8_async(start, 0xFF, bytes, stream.cu_stream()) }
+        // SAFETY: the plan's padding lies inside of the arena.
+        unsafe { result::memset_d8_async(start, byte, bytes, stream.cu_stream()) }
             .map_err(failed("fill device memory"))?;
     }
     drop(_sync);
@@ -387,6 +403,13 @@ impl Backend for Cuda {
         let name = &self.plan.slots[v.0].name;
         let read = self.stream.clone_dtoh(&self.arena.slice(range));
         let host = read.map_err(failed(&format!("read {name} from the device")))?;
+        self.wait()?;
+        Ok(host)
+    }
+
+    fn peek(&mut self, range: Range<usize>) -> Result<Vec<f32>> {
+        let read = self.stream.clone_dtoh(&self.arena.slice(range));
+        let host = read.map_err(failed("read the device's memory"))?;
         self.wait()?;
         Ok(host)
     }

@@ -2,12 +2,14 @@
 
 pub mod cpu;
 pub mod cuda;
+mod description;
 
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use cpu::Cpu;
 use cuda::Cuda;
+pub use description::Description;
 
 use crate::config::Device;
 use crate::graph::{Stage, Value};
@@ -23,6 +25,9 @@ pub trait Backend {
 
     /// Copies `v` to the host.
     fn read(&mut self, v: Value) -> Result<Vec<f32>>;
+
+    /// Copies a part of the arena to the host, whatever lies there: for checks.
+    fn peek(&mut self, range: Range<usize>) -> Result<Vec<f32>>;
 
     /// Copies `host` into one `half` (0 or 1) of each value, for the next steps that are run. The
     /// halves take turns, so that the copy does not wait for the work that reads the other one.
@@ -63,6 +68,14 @@ impl Chosen {
         }
     }
 
+    /// What a record of a run says about it.
+    pub fn describe(&self) -> Description {
+        match self {
+            Chosen::Cpu => Description::cpu(),
+            Chosen::Cuda(device) => device.describe(),
+        }
+    }
+
     /// Allocates `plan` there.
     pub fn open(&self, plan: Plan) -> Result<Box<dyn Backend>> {
         Ok(match self {
@@ -70,15 +83,27 @@ impl Chosen {
             Chosen::Cuda(device) => Box::new(Cuda::new(device, plan)?),
         })
     }
+
+    /// Allocates `count` arenas for `plan`: what one is told to run begins after what another was
+    /// told before.
+    pub fn open_copies(&self, plan: &Plan, count: usize) -> Result<Vec<Box<dyn Backend>>> {
+        let Chosen::Cuda(device) = self else {
+            return (0..count).map(|_| self.open(plan.clone())).collect();
+        };
+        let first = Cuda::new(device, plan.clone())?;
+        let mut copies: Vec<Box<dyn Backend>> = Vec::with_capacity(count);
+        for _ in 1..count {
+            copies.push(Box::new(first.another(device)?));
+        }
+        copies.push(Box::new(first));
+        Ok(copies)
+    }
 }
 
 impl fmt::Display for Chosen {
     /// What computes, in words.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Chosen::Cpu => write!(f, "CPU, {} threads", rayon::current_num_threads()),
-            Chosen::Cuda(device) => device.fmt(f),
-        }
+        self.describe().fmt(f)
     }
 }
 

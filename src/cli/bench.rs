@@ -79,8 +79,8 @@ fn ops(args: &OpsArgs) -> Result<()> {
     if args.common.json {
         println!("{}", json!({ "device": device.to_string(), "roofs": roofs }));
     } else {
-        let (copy, conv) = (roofs.gb_per_s, roofs.gflop_per_s);
-        println!("{device}\nroofs: copy {copy:.1} GB/s, convolution {conv:.1} GFLOP/s\n");
+        let (copy, multiply) = (roofs.gb_per_s, roofs.gflop_per_s);
+        println!("{device}\nroofs: copy {copy:.1} GB/s, multiply-add {multiply:.1} GFLOP/s\n");
         println!("{:24} {:9} {:>18} {:>12} {:>12}  roof", "op", "stage", "shape", "µs", "rate");
     }
     let json = args.common.json;

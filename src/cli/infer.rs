@@ -164,7 +164,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let figures = metrics::data_space(&result.explained(&scan))?;
     let patterns = result.indices.len();
     let mut record = RunRecord::new("infer");
-    record.input(&scan).device(&device.to_string()).set("checkpoint", path.to_string_lossy());
+    record.input(&scan).device(device.describe()).set("checkpoint", path.to_string_lossy());
     record.set("weights_sha256", checkpoint.weights_digest("")).set("model", network.model());
     record.set("input_scale", result.input_scale).set("gauge", result.gauge);
     record.timing("network_and_stitching_seconds", seconds);

@@ -97,10 +97,11 @@ fn against_the_cpu(args: &Args) -> Result<()> {
     println!("{device}");
     println!("{:32} {:>12} {:>12}", "against the CPU in f64", "error", "bound");
     let checks = selftest::run(&device, &args.filter, !args.ops, |check| {
-        let verdict = match (check.error <= check.bound, check.repeats) {
-            (true, true) => "ok",
-            (false, _) => "WRONG",
-            (true, false) => "NOT REPEATED",
+        let verdict = match (check.error <= check.bound, check.repeats, &check.overrun) {
+            (_, _, Some(buffer)) => format!("OVERRUN past the end of {buffer}"),
+            (false, _, _) => "WRONG".into(),
+            (_, false, _) => "NOT REPEATED".into(),
+            (true, true, None) => "ok".into(),
         };
         println!("{:32} {:>12.1e} {:>12.0e}  {verdict}", check.what, check.error, check.bound);
     });

@@ -288,7 +288,7 @@ pub fn train(args: &Args) -> Result<Outcome> {
     };
     let resolved = config::resolve(args, &facts)?;
     let mut record = RunRecord::new("train");
-    record.configuration(&resolved).device(&device.to_string()).seed(resolved.config.run.seed);
+    record.configuration(&resolved).device(device.describe()).seed(resolved.config.run.seed);
     let like = material.supply.iter().map(Supply::like);
     let scans = train.iter().filter(|_| material.supply.is_none());
     scans.chain(like).chain(test).for_each(|scan| {

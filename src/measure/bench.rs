@@ -1,29 +1,44 @@
 //! How fast the engine is: every op, and whole steps.
 //!
-//! Figures are medians of repeats after a warm-up; a rate is set beside the roof that was measured
-//! on the same device in the same run: copying for ops that move numbers, a large convolution's
-//! multiply-adds for those that multiply.
+//! Figures are medians of repeats after a warm-up. Copies of an op's buffers take turns, so that no
+//! run finds in a cache what the last one left there. What an op took is set beside the roof that
+//! was measured on the same device in the same run: the time that its bytes take to copy, or its
+//! multiply-adds in registers, whichever is longer.
 
-use std::time::Instant;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::cases::{Case, Size, all};
+use super::cases::{Case, Planned, ROOF, ROUNDS, Size, all};
 use crate::Result;
 use crate::backend::{Backend, Chosen};
 use crate::config::{LossConfig, ModelConfig, OptimiserConfig};
 use crate::graph::{Graph, Role, Stage, Value};
 use crate::models::Initial;
 use crate::models::plans::{self, Sizes};
-use crate::ops::conv2d::conv2d;
+use crate::ops::multiply_add::STEPS;
 use crate::ops::scale::scale;
 use crate::plan::Plan;
 
-/// Runs of one measurement after the first, which warms up.
-const REPEATS: usize = 7;
+/// Repeats of one measurement after the warm-up: no fewer, and as many as take a second, or
+const FEWEST: usize = 7;
+const ENOUGH: Duration = Duration::from_secs(1);
+
+/// no more than these.
+const MOST: usize = 50;
 
 /// Least seconds of one measurement: short ones are run several times in a row.
 const LEAST: f64 = 0.01;
+
+/// Bytes that are read or written before a copy of an op's buffers has its turn again: twice the
+/// largest cache of today's GPUs (126 MB on a B200), and eight times that of most processors.
+const COLD: usize = 256 << 20;
+
+/// Bytes of all copies together, and their number: what keeps the memory bounded. Ops on less than
+/// 4 MB can then stay in a cache; they take the time of a launch.
+const MOST_BYTES: usize = 1 << 30;
+const MOST_COPIES: usize = 64;
 
 /// One op in one direction.
 #[derive(Clone, Debug, Serialize)]
@@ -35,18 +50,18 @@ pub struct OpTime {
     pub microseconds: f64,
     /// Bytes of every buffer that is read or written, once each, over the time.
     pub gb_per_s: f64,
-    /// Multiply-adds counted twice; convolutions alone.
+    /// Multiply-adds counted twice; convolutions, and what measures the roof.
     pub gflop_per_s: Option<f64>,
-    /// Per cent of the measured roof.
+    /// Per cent of the measured roofs: the time that they leave, over the time that was taken.
     pub of_roof: f64,
 }
 
-/// What the device reached at best.
+/// What the device reached at best. There is no roof of tensor cores, because no kernel uses them.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Roofs {
-    /// Copying a large array.
+    /// Copying an array that no cache holds, both ways counted.
     pub gb_per_s: f64,
-    /// A convolution of 256 channels.
+    /// Independent multiply-adds in registers, in single precision, counted twice.
     pub gflop_per_s: f64,
 }
 
@@ -68,22 +83,18 @@ pub struct StepTime {
 
 /// Measures the roofs.
 pub fn roofs(device: &Chosen) -> Result<Roofs> {
+    // Half is read, half written; in as many parts as threads could want.
+    let (parts, each) = (64, COLD / 2 / size_of::<f32>() / 64);
     let mut g = Graph::default();
-    let x = g.input("x", &[1, 1 << 24]);
-    let gain = g.input("gain", &[1]);
+    let (x, gain) = (g.input("x", &[parts, each]), g.input("gain", &[parts]));
     let y = scale(&mut g, x, gain);
     g.keep(y);
-    let seconds = time(open(device, Plan::new(g))?.as_mut(), &[Stage::Forward])?;
-    let gb_per_s = 2.0 * ((1 << 24) * size_of::<f32>()) as f64 / seconds * 1e-9;
-    let (batch, channels, side) = (16, 256, 16);
-    let mut g = Graph::default();
-    let x = g.input("x", &[batch, channels, side, side]);
-    let w = g.param("w.weight", &[channels, channels, 3, 3]);
-    let y = conv2d(&mut g, x, w, None, false);
-    g.keep(y);
-    let seconds = time(open(device, Plan::new(g))?.as_mut(), &[Stage::Forward])?;
-    let flop = 2.0 * 9.0 * (batch * channels * channels * side * side) as f64;
-    Ok(Roofs { gb_per_s, gflop_per_s: flop / seconds * 1e-9 })
+    let copy = time(&mut [open(device, Plan::new(g))?], Stage::Forward..=Stage::Forward)?;
+    let case = all().into_iter().find(|case| case.name == ROOF).expect("it is one of them");
+    let planned = case.plan(&Size::PRODUCTION);
+    let flop = flop(&case, &planned.plan, Stage::Forward).expect("it does nothing else");
+    let multiply = time(&mut copies(device, &planned, 1)?, Stage::Forward..=Stage::Forward)?;
+    Ok(Roofs { gb_per_s: COLD as f64 / copy * 1e-9, gflop_per_s: flop / multiply * 1e-9 })
 }
 
 /// Measures every op whose name contains `filter`, forward and backward, at production sizes.
@@ -106,38 +117,45 @@ pub fn ops(
 fn op(case: &Case, device: &Chosen, roofs: &Roofs) -> Result<Vec<OpTime>> {
     let planned = case.plan(&Size::PRODUCTION);
     let plan = &planned.plan;
-    let mut backend = device.open(plan.clone())?;
-    for (v, numbers) in planned.filling() {
-        backend.write(v, &numbers)?;
-    }
     let shape = plan.slots[0].shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x");
     let mut times = Vec::new();
     for stage in [Stage::Forward, Stage::Backward] {
-        let steps: Vec<_> = plan.stage(stage).collect();
-        if steps.is_empty() {
+        let bytes = touched(plan, stage);
+        if bytes == 0 {
             continue;
         }
-        let touched = steps.iter().flat_map(|s| [s.op.reads(), s.op.writes()].concat());
-        let bytes: usize = touched.map(|v| bytes(plan, v)).sum();
-        let seconds = time(backend.as_mut(), &[stage])?;
-        let gb_per_s = bytes as f64 / seconds * 1e-9;
+        let seconds = time(&mut copies(device, &planned, bytes)?, stage..=stage)?;
         let flop = flop(case, plan, stage);
-        let gflop_per_s = flop.map(|flop| flop / seconds * 1e-9);
-        let of_roof = match gflop_per_s {
-            Some(rate) => 100.0 * rate / roofs.gflop_per_s,
-            None => 100.0 * gb_per_s / roofs.gb_per_s,
-        };
+        let copying = bytes as f64 / (roofs.gb_per_s * 1e9);
+        let multiplying = flop.map_or(0.0, |flop| flop / (roofs.gflop_per_s * 1e9));
         times.push(OpTime {
             op: case.name.into(),
             stage: if stage == Stage::Forward { "forward" } else { "backward" }.into(),
             shape: shape.clone(),
             microseconds: 1e6 * seconds,
-            gb_per_s,
-            gflop_per_s,
-            of_roof,
+            gb_per_s: bytes as f64 / seconds * 1e-9,
+            gflop_per_s: flop.map(|flop| flop / seconds * 1e-9),
+            of_roof: 100.0 * copying.max(multiplying) / seconds,
         });
     }
     Ok(times)
+}
+
+/// Backends of the same op, as many as read and write [`COLD`] bytes if each does so with `bytes`.
+fn copies(device: &Chosen, planned: &Planned, bytes: usize) -> Result<Vec<Box<dyn Backend>>> {
+    let count = COLD.div_ceil(bytes).min(MOST_BYTES / planned.plan.bytes()).clamp(1, MOST_COPIES);
+    let mut copies = device.open_copies(&planned.plan, count)?;
+    let filling = planned.filling();
+    for backend in &mut copies {
+        filling.iter().try_for_each(|(v, numbers)| backend.write(*v, numbers))?;
+    }
+    Ok(copies)
+}
+
+/// Bytes that a stage reads and writes.
+fn touched(plan: &Plan, stage: Stage) -> usize {
+    let values = plan.stage(stage).flat_map(|s| [s.op.reads(), s.op.writes()].concat());
+    values.map(|v| bytes(plan, v)).sum()
 }
 
 /// Bytes of a buffer that an op needs: of a scan only the patterns of the batch, of a workspace
@@ -153,12 +171,15 @@ fn bytes(plan: &Plan, v: Value) -> usize {
     elements * size_of::<f32>()
 }
 
-/// Floating-point operations of a convolution: forward one product, backward two.
+/// Floating-point operations: of a convolution forward one product, backward two.
 fn flop(case: &Case, plan: &Plan, stage: Stage) -> Option<f64> {
+    let shape = |name: &str| &plan.slots[plan.find(name).expect("as the case names it").0].shape;
+    if case.name == ROOF {
+        return Some(2.0 * (shape("x")[0] * ROUNDS * STEPS) as f64);
+    }
     if !case.name.starts_with("conv2d") {
         return None;
     }
-    let shape = |name: &str| &plan.slots[plan.find(name).expect("as the case names it").0].shape;
     let (x, w) = (shape("x"), shape("w.weight"));
     let products = (x[0] * x[2] * x[3] * w.iter().product::<usize>()) as f64;
     Some(if stage == Stage::Forward { 2.0 } else { 4.0 } * products)
@@ -179,8 +200,7 @@ pub fn steps(device: &Chosen, n: usize, batch: usize) -> Result<[StepTime; 2]> {
             let len = backend.plan().range(first.value).len();
             backend.write(first.value, &first.numbers(0, len))?;
         }
-        let all = [Stage::Forward, Stage::Backward, Stage::Update];
-        let seconds = time(backend.as_mut(), &all)?;
+        let seconds = time(&mut [backend], Stage::Forward..=Stage::Update)?;
         Ok(StepTime {
             what,
             batch,
@@ -210,19 +230,25 @@ fn open(device: &Chosen, plan: Plan) -> Result<Box<dyn Backend>> {
     Ok(backend)
 }
 
-/// Median seconds of `stages` in a row.
-fn time(backend: &mut dyn Backend, stages: &[Stage]) -> Result<f64> {
+/// Median seconds of `stages` in a row. The backends, each of which waits for the
+/// others, take turns.
+fn time(backends: &mut [Box<dyn Backend>], stages: RangeInclusive<Stage>) -> Result<f64> {
+    let count = backends.len();
+    let mut turns = (0..count).cycle();
     let mut repeat = |times: usize| -> Result<f64> {
         let start = Instant::now();
-        for _ in 0..times {
-            stages.iter().try_for_each(|&stage| backend.run(stage))?;
+        for turn in turns.by_ref().take(times) {
+            backends[turn].run_stages(stages.clone())?;
         }
-        backend.wait()?;
+        backends[0].wait()?;
         Ok(start.elapsed().as_secs_f64() / times as f64)
     };
-    repeat(1)?;
+    repeat(count)?;
     let in_a_row = (LEAST / repeat(1)?).clamp(1.0, 1000.0) as usize;
-    let mut times = (0..REPEATS).map(|_| repeat(in_a_row)).collect::<Result<Vec<f64>>>()?;
+    let (start, mut times) = (Instant::now(), Vec::new());
+    while times.len() < FEWEST || times.len() < MOST && start.elapsed() < ENOUGH {
+        times.push(repeat(in_a_row)?);
+    }
     times.sort_by(f64::total_cmp);
-    Ok(times[REPEATS / 2])
+    Ok(times[times.len() / 2])
 }

@@ -11,10 +11,10 @@ use crate::ops::{
     batch_norm::batch_norm, channel_gate::channel_gate, channel_pool::channel_pool, conv2d::conv2d,
     extract::extract, fft2::fft2, gather::gather, global_norm::global_norm, head_sum::head_sum,
     illuminate::illuminate, intensity::intensity, mae::mae, max_pool::max_pool,
-    mean_deviation::mean_deviation, poisson::poisson, polar::polar, record::record, scale::scale,
-    sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool, split::split, stitch::stitch,
-    total_variation::total_variation, upsample::upsample, weighted_sum::Term,
-    weighted_sum::weighted_sum,
+    mean_deviation::mean_deviation, multiply_add::multiply_add, poisson::poisson, polar::polar,
+    record::record, scale::scale, sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool,
+    split::split, stitch::stitch, total_variation::total_variation, upsample::upsample,
+    weighted_sum::Term, weighted_sum::weighted_sum,
 };
 use crate::plan::{LASTING, Plan};
 use crate::random::{Purpose, Stream};
@@ -49,6 +49,12 @@ impl Size {
         self.side + 12
     }
 }
+
+/// The case that does nothing but multiply and add.
+pub const ROOF: &str = "multiply_add";
+
+/// Rounds of [`multiply_add`]: enough that loading and storing take no time.
+pub const ROUNDS: usize = 128;
 
 /// An op in a graph of its own.
 #[derive(Clone, Copy)]
@@ -113,6 +119,8 @@ fn numbers(v: Value, name: &str, len: usize) -> Vec<f32> {
                 "offsets" => (10.0 * u - 5.0) as f32,
                 "mask" => f32::from(u > 0.1),
                 "canvas" => 0.0,
+                // Few different numbers, so that maxima are shared.
+                "ties" => (4.0 * u).floor() as f32,
                 // The last one is no patch.
                 "places" if i % 4 == 0 && i + 4 == len => -1.0,
                 "places" if i % 4 < 2 => (12.0 * u).floor() as f32,
@@ -236,7 +244,7 @@ fn network() -> Vec<Case> {
             Some(head_sum(g, inner, outer, true))
         }),
         ("max_pool", |g, s| {
-            let x = maps(g, s, "x");
+            let x = maps(g, s, "ties");
             Some(max_pool(g, x))
         }),
         ("split", |g, s| {
@@ -260,7 +268,7 @@ fn attention() -> Vec<Case> {
             Some(channel_gate(g, x, gate))
         }),
         ("channel_pool", |g, s| {
-            let x = maps(g, s, "x");
+            let x = maps(g, s, "ties");
             Some(channel_pool(g, x))
         }),
         ("spatial_gate", |g, s| {
@@ -269,7 +277,7 @@ fn attention() -> Vec<Case> {
             Some(spatial_gate(g, y, gate))
         }),
         ("spatial_pool", |g, s| {
-            let x = maps(g, s, "x");
+            let x = maps(g, s, "ties");
             Some(spatial_pool(g, x))
         }),
     ])
@@ -303,6 +311,12 @@ fn physics() -> Vec<Case> {
         ("intensity", |g, s| {
             let field = g.param("field", &[s.batch, s.group, 2, s.side, s.side, 2]);
             Some(intensity(g, field))
+        }),
+        (ROOF, |g, s| {
+            let x = g.input("x", &[s.batch * s.channels * s.side * s.side]);
+            let y = multiply_add(g, x, ROUNDS);
+            g.keep(y);
+            None
         }),
         ("polar", |g, s| {
             let (amplitude, phase) = (real(g, s, "amplitude"), real(g, s, "phase"));

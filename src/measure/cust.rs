@@ -28,7 +28,7 @@ use serde::Serialize;
 use super::cases::{Case, Planned, Size, all};
 use crate::backend::Backend;
 use crate::backend::cuda::{self, Cuda, KERNELS, SHARED_UNASKED};
-use crate::graph::{Role, Stage, Value};
+use crate::graph::{Stage, Value};
 use crate::launch::{Arg, Launch};
 use crate::plan::Plan;
 use crate::{Error, Result};
@@ -97,9 +97,9 @@ fn compare(case: &Case, device: &cuda::Device, second: &Second) -> Result<Compar
 /// The arena before the first launch, as [`Cuda::new`] and writing the inputs leave it.
 fn image(planned: &Planned) -> Vec<f32> {
     let plan = &planned.plan;
-    let mut arena = vec![0.0; plan.arena];
-    for (i, _) in plan.slots.iter().enumerate().filter(|(_, slot)| slot.role != Role::Region) {
-        arena[plan.range(Value(i))].fill(f32::from_bits(u32::MAX));
+    let mut arena = vec![f32::from_bits(u32::MAX); plan.arena];
+    for padding in plan.padding().into_iter().filter(|padding| padding.flat) {
+        arena[padding.range].fill(0.0);
     }
     for (v, numbers) in planned.filling() {
         arena[plan.range(v)].copy_from_slice(&numbers);

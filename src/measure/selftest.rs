@@ -9,6 +9,7 @@ use crate::backend::{Backend, Chosen, cpu::Cpu};
 use crate::config::{LossConfig, ModelConfig, OptimiserConfig};
 use crate::graph::{Role, Stage, Value};
 use crate::models::plans::{self, Sizes, Training};
+use crate::plan::Padding;
 use crate::random::{Purpose, Stream};
 use crate::{Error, Result};
 
@@ -28,6 +29,8 @@ pub struct Check {
     pub bound: f64,
     /// The same bits in a second run.
     pub repeats: bool,
+    /// A buffer past whose end something was written.
+    pub overrun: Option<String>,
     /// SHA-256 of the device's results, to compare runs by.
     pub sha256: String,
 }
@@ -37,11 +40,36 @@ impl Check {
     fn failed(what: &str, error: &Error) -> Check {
         log::error!("{what}: {error}");
         let (error, bound) = (f64::INFINITY, OP_BOUND);
-        Check { what: what.into(), error, bound, repeats: false, sha256: String::new() }
+        let (repeats, overrun, sha256) = (false, None, String::new());
+        Check { what: what.into(), error, bound, repeats, overrun, sha256 }
     }
 
     pub fn passed(&self) -> bool {
-        self.error <= self.bound && self.repeats
+        self.error <= self.bound && self.repeats && self.overrun.is_none()
+    }
+}
+
+/// What lies between the buffers of a backend's plan, by its bits, before it runs.
+pub struct Margins(Vec<(Padding, Vec<u32>)>);
+
+impl Margins {
+    pub fn of(backend: &mut dyn Backend) -> Result<Margins> {
+        let paddings = backend.plan().padding();
+        let with_bits = |padding: Padding| {
+            let bits = backend.peek(padding.range.clone())?.into_iter().map(f32::to_bits).collect();
+            Ok((padding, bits))
+        };
+        paddings.into_iter().map(with_bits).collect::<Result<_>>().map(Margins)
+    }
+
+    /// The first buffer past whose end something was written since.
+    pub fn overrun(&self, backend: &mut dyn Backend) -> Result<Option<String>> {
+        for ((padding, before), (_, now)) in self.0.iter().zip(Margins::of(backend)?.0) {
+            if *before != now {
+                return Ok(Some(backend.plan().slots[padding.after.0].name.clone()));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -75,6 +103,7 @@ fn op(case: &Case, device: &Chosen) -> Result<Check> {
     let mut reference = Cpu::<f64>::new(planned.plan.clone());
     let want = results(&planned, &mut reference)?;
     let mut backend = device.open(planned.plan.clone())?;
+    let margins = Margins::of(backend.as_mut())?;
     let got = results(&planned, backend.as_mut())?;
     let again = results(&planned, backend.as_mut())?;
     let errors = got.iter().zip(&want).map(|(got, want)| relative(got, want));
@@ -83,6 +112,7 @@ fn op(case: &Case, device: &Chosen) -> Result<Check> {
         error: errors.fold(0.0, f64::max),
         bound: OP_BOUND,
         repeats: bits(&got) == bits(&again),
+        overrun: margins.overrun(backend.as_mut())?,
         sha256: digest(&got),
     })
 }
@@ -133,7 +163,9 @@ fn training(what: &str, model: &ModelConfig, device: &Chosen) -> Result<Check> {
     let optimiser = OptimiserConfig { probe_trainable: true, ..OptimiserConfig::default() };
     let step = plans::training(model, &LossConfig::default(), &optimiser, &sizes);
     let want = losses(&step, &mut Cpu::<f32>::new(step.plan.clone()))?;
-    let got = losses(&step, device.open(step.plan.clone())?.as_mut())?;
+    let mut backend = device.open(step.plan.clone())?;
+    let margins = Margins::of(backend.as_mut())?;
+    let got = losses(&step, backend.as_mut())?;
     let again = losses(&step, device.open(step.plan.clone())?.as_mut())?;
     let apart = got.iter().zip(&want).map(|(g, w)| relative(&[*g], &[*w]));
     Ok(Check {
@@ -141,6 +173,7 @@ fn training(what: &str, model: &ModelConfig, device: &Chosen) -> Result<Check> {
         error: apart.fold(0.0, f64::max),
         bound: STEP_BOUND,
         repeats: bits(std::slice::from_ref(&got)) == bits(&[again]),
+        overrun: margins.overrun(backend.as_mut())?,
         sha256: digest(&[got]),
     })
 }

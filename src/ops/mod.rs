@@ -27,6 +27,7 @@ pub mod max_pool;
 pub mod mean_deviation;
 pub mod merge;
 pub mod misfit;
+pub mod multiply_add;
 pub mod poisson;
 pub mod polar;
 pub mod record;
@@ -124,6 +125,7 @@ ops! {
     max_pool: MaxPool MaxPoolBackward;
     mean_deviation: MeanDeviation MeanDeviationBackward;
     merge: Merge MergeBackward;
+    multiply_add: MultiplyAdd;
     poisson: Poisson;
     polar: Polar PolarBackward;
     record: Record;

@@ -55,8 +55,8 @@ impl RunRecord {
         self
     }
 
-    /// What computed, in words.
-    pub fn device(&mut self, description: &str) -> &mut Self {
+    /// What computed.
+    pub fn device(&mut self, description: impl Serialize) -> &mut Self {
         self.set("device", description)
     }
 

@@ -1,4 +1,4 @@
-//! From gradient to step.
+//! From gradient to step; and the multiply-adds that `bench` measures a device by.
 
 use approx::assert_relative_eq;
 use ptycho_gpu::backend::{Backend, cpu::Cpu};
@@ -7,6 +7,7 @@ use ptycho_gpu::ops::accumulate::accumulate;
 use ptycho_gpu::ops::adam::{Constants, adam};
 use ptycho_gpu::ops::clip::{Rule, clip};
 use ptycho_gpu::ops::global_norm::global_norm;
+use ptycho_gpu::ops::multiply_add::{STEPS, multiply_add};
 use ptycho_gpu::ops::sgd::sgd;
 use ptycho_gpu::plan::Plan;
 
@@ -108,4 +109,18 @@ fn accumulation_starts_anew_or_adds_as_the_host_says() {
     // What is left of an earlier step, NaN too, is gone with 0.
     assert_eq!(sum(0.0)[1], [1.0, 2.0]);
     assert_eq!(sum(1.0)[1][0], 6.0);
+}
+
+#[test]
+fn chains_of_multiply_adds_come_nearer_to_one_step_by_step() {
+    let left = (1.0f64 - 1.0 / 64.0).powi(2 * STEPS as i32);
+    for x in [-0.5, 3.0] {
+        let mut g = Graph::default();
+        let value = g.input("x", &[1]);
+        let y = multiply_add(&mut g, value, 2);
+        let mut cpu = Cpu::<f64>::new(Plan::new(g));
+        cpu.set(value, &[x]);
+        cpu.run(Stage::Forward).unwrap();
+        assert_relative_eq!(cpu.get(y)[0], left * x + 1.0 - left, max_relative = 1e-12);
+    }
 }

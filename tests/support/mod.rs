@@ -8,6 +8,7 @@ use std::sync::LazyLock;
 use ptycho_gpu::backend::{self, Backend, Chosen, cpu::Cpu};
 use ptycho_gpu::config::Device;
 use ptycho_gpu::graph::{Graph, Role, Stage, Value};
+use ptycho_gpu::measure::selftest::Margins;
 use ptycho_gpu::plan::Plan;
 use ptycho_gpu::random::{Purpose, Stream};
 
@@ -131,8 +132,10 @@ impl Case {
 
     /// Runs in single precision, twice, and compares with `want`.
     fn compare(&self, name: &str, backend: &mut dyn Backend, want: &[Vec<f64>], tolerance: f64) {
+        let margins = Margins::of(backend).unwrap();
         let got = self.run_f32(backend);
         assert_eq!(got, self.run_f32(backend), "{name}: the same bits again");
+        assert_eq!(margins.overrun(backend).unwrap(), None, "{name}: written past the end");
         for (i, (got, want)) in got.iter().zip(want).enumerate() {
             let got: Vec<f64> = got.iter().map(|&bits| f32::from_bits(bits).into()).collect();
             let error = relative(&got, want);

@@ -198,7 +198,8 @@ const Case kCases[] = {
     {"check_half_warp", "reverse", "never reaches"},
     {"check_late_wait", "forward", "wrong values"},
     {"check_no_wait", "forward", "never waited for"},
-    {"check_misaligned", "forward", "no multiple"},
+    {"check_misaligned", "forward", "misaligned address"},
+    {"check_misaligned_copy", "forward", "no multiple"},
     {"check_large", "forward", "static shared memory"},
     {"check_sum", "sideways", "PTYCHO_VIRTUAL_THREADS is 'sideways'"},
 };

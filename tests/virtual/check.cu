@@ -122,17 +122,25 @@ extern "C" __global__ void check_no_wait(const float* x, float* y)
 }
 KERNEL_EXPORT(check_no_wait)
 
-// Fault: sixteen bytes to an address that is a multiple of four.
+// Fault: sixteen bytes at once from an address that is a multiple of four.
 extern "C" __global__ void check_misaligned(const float* x, float* y)
 {
-    SHARED(float, tile, 4 * 256 + 4);
     const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
-    cp_async16(&tile[4 * threadIdx.x + 1], x, true);
+    y[i] = i > 0 ? reinterpret_cast<const float4*>(&x[i - 1])->y : x[0];
+}
+KERNEL_EXPORT(check_misaligned)
+
+// Fault: an asynchronous copy from an address that is no multiple of four.
+extern "C" __global__ void check_misaligned_copy(const float* x, float* y)
+{
+    SHARED(float, tile, 256);
+    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    cp_async4(&tile[threadIdx.x], reinterpret_cast<const char*>(&x[i]) + 2, true);
     cp_async_commit();
     cp_async_wait<0>();
     y[i] = x[i];
 }
-KERNEL_EXPORT(check_misaligned)
+KERNEL_EXPORT(check_misaligned_copy)
 
 // Fault: 64 KiB of static shared memory.
 extern "C" __global__ void check_large(const float* x, float* y)

@@ -173,12 +173,6 @@ inline void cp_async4(void* shared, const void* global, bool valid,
     virtual_device::copy_begin(shared, global, 4, valid, site);
 }
 
-inline void cp_async16(void* shared, const void* global, bool valid,
-                       virtual_device::Site site = virtual_device::Site::here())
-{
-    virtual_device::copy_begin(shared, global, 16, valid, site);
-}
-
 inline void cp_async_commit() { virtual_device::copy_commit(); }
 
 template <int pending>

@@ -14,7 +14,7 @@ mod cuda;
 mod layout;
 mod simd;
 
-pub use simd::{Kernels, kernels_f32, kernels_portable};
+pub use simd::{FULL, Kernels, kernels_f32, kernels_portable};
 
 use super::Operation;
 use crate::backend::cpu::{Mem, Real};

@@ -1,4 +1,5 @@
 //! Inner loops of the convolution: portable ones, and AVX2 or AVX-512 for f32, chosen at run time.
+//! Beside them stands what the same registers do at most.
 //!
 //! All of them add in the same order. The vector units round once per multiply-add, and so agree
 //! to the last bit with each other; the portable loops round twice.
@@ -128,15 +129,24 @@ impl Lines {
     }
 }
 
+/// Multiply-adds in registers, called as (x, a, b, steps): x ← a x + b so many times.
+pub type Chains<T> = fn(&mut [T], T, T, usize);
+
+/// Elements that fill the registers of any unit with chains of multiply-adds: 12 vectors of 16
+/// lanes, more than are under way at a time.
+pub const FULL: usize = 12 * 16;
+
 /// The inner loops for one element type on this machine.
 pub struct Kernels<T> {
     pub tile: Tile<T>,
     pub weight_rows: WeightRows<T>,
+    pub chains: Chains<T>,
 }
 
 /// Loops that any machine runs.
 pub const fn kernels_portable<T: Real>() -> Kernels<T> {
-    Kernels { tile: tile_portable, weight_rows: weight_rows_portable }
+    let (tile, weight_rows) = (tile_portable, weight_rows_portable);
+    Kernels { tile, weight_rows, chains: chains_portable }
 }
 
 /// All loops for f32 that this machine runs, with their names, the fastest first.
@@ -145,10 +155,9 @@ pub fn kernels_f32() -> Vec<(&'static str, Kernels<f32>)> {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq") {
-            let kernels = Kernels { tile: avx512::tile, weight_rows: avx512::weight_rows };
-            found.push(("AVX-512", kernels));
+            found.push(("AVX-512", avx512::KERNELS));
         }
-        found.push(("AVX2", Kernels { tile: avx2::tile, weight_rows: avx2::weight_rows }));
+        found.push(("AVX2", avx2::KERNELS));
     }
     found.push(("portable", kernels_portable()));
     found
@@ -194,6 +203,23 @@ fn weight_rows_portable<T: Real>(rows: &Rows<T>, lanes: &mut [T]) {
     }
 }
 
+fn chains_portable<T: Real>(x: &mut [T], a: T, b: T, steps: usize) {
+    chains::<T, { FULL / 4 }>(x, steps, |x| a * x + b);
+}
+
+/// `steps` times `step` on every element, N at a time in registers.
+#[inline(always)]
+fn chains<T: Real, const N: usize>(x: &mut [T], steps: usize, step: impl Fn(T) -> T) {
+    for x in x.chunks_mut(N) {
+        let mut chain = [T::zero(); N];
+        chain[..x.len()].copy_from_slice(x);
+        for _ in 0..steps {
+            chain.iter_mut().for_each(|x| *x = step(*x));
+        }
+        x.copy_from_slice(&chain[..x.len()]);
+    }
+}
+
 #[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
@@ -230,6 +256,25 @@ mod tests {
                 assert!(far < 1e-5, "{name}: {far}");
             }
         }
+    }
+
+    #[test]
+    fn chains_have_the_same_bits_on_every_vector_unit_and_go_to_one() {
+        let start = noise(2 * FULL + 5, 4);
+        let run = |kernels: &Kernels<f32>, steps| {
+            let mut x = start.clone();
+            (kernels.chains)(&mut x, 0.75, 0.25, steps);
+            x
+        };
+        let want: Vec<f32> = start.iter().map(|x| 1.0 + (x - 1.0) * 0.75f32.powi(3)).collect();
+        for (name, kernels) in kernels_f32() {
+            let got = run(&kernels, 3);
+            let far = got.iter().zip(&want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+            assert!(far < 1e-6, "{name}: {far}");
+            assert!(run(&kernels, 100).iter().all(|x| (x - 1.0).abs() < 1e-6), "{name}");
+        }
+        let all: Vec<_> = vectorised().iter().map(|(_, kernels)| run(kernels, 7)).collect();
+        assert!(all.iter().all(|x| *x == all[0]));
     }
 
     #[test]

@@ -2,14 +2,18 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, Correlation, LANES, OUTPUTS, Rows, TILE, VECTORS, weight_rows_portable};
+use super::{
+    BLOCK, Correlation, FULL, Kernels, LANES, OUTPUTS, Rows, TILE, VECTORS, weight_rows_portable,
+};
+
+pub const KERNELS: Kernels<f32> = Kernels { tile, weight_rows, chains };
 
 /// Vectors of one register tile: 6 output channels by 2 vectors are 12 accumulators, which leave 4
 /// of the 16 registers for inputs and weights. (4 by 3 needs all 16, and the compiler then keeps
 /// one accumulator in memory.)
 const PAIR: usize = 2;
 
-pub fn tile(c: &Correlation<f32>, offsets: &[usize; VECTORS], tile: &mut [f32; TILE]) {
+fn tile(c: &Correlation<f32>, offsets: &[usize; VECTORS], tile: &mut [f32; TILE]) {
     c.check(offsets);
     let tiles = tile.chunks_exact_mut(OUTPUTS * VECTORS * LANES);
     for (w, tile) in c.w.chunks_exact(c.block_len()).zip(tiles) {
@@ -71,7 +75,7 @@ const SIDE: usize = 3;
 /// Output channels of one register tile of the weight gradient: 3 by 3 taps are 9 accumulators.
 const GRADIENTS: usize = 3;
 
-pub fn weight_rows(rows: &Rows<f32>, lanes: &mut [f32]) {
+fn weight_rows(rows: &Rows<f32>, lanes: &mut [f32]) {
     if rows.side != SIDE {
         return weight_rows_portable(rows, lanes);
     }
@@ -120,4 +124,14 @@ unsafe fn row_of_taps(rows: &Rows<f32>, u: usize, first: usize, lanes: &mut [f32
             unsafe { _mm256_storeu_ps(lanes[place(v, o)..][..LANES].as_mut_ptr(), sum) }
         }
     }
+}
+
+fn chains(x: &mut [f32], a: f32, b: f32, steps: usize) {
+    // SAFETY: this function is chosen only where AVX2 and FMA are detected.
+    unsafe { fused_chains(x, a, b, steps) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn fused_chains(x: &mut [f32], a: f32, b: f32, steps: usize) {
+    super::chains::<f32, { FULL / 2 }>(x, steps, |x| a.mul_add(x, b));
 }

@@ -4,8 +4,11 @@
 use std::arch::x86_64::*;
 
 use super::{
-    BLOCK, BLOCKS, Correlation, LANES, OUTPUTS, Rows, TILE, VECTORS, weight_rows_portable,
+    BLOCK, BLOCKS, Correlation, FULL, Kernels, LANES, OUTPUTS, Rows, TILE, VECTORS,
+    weight_rows_portable,
 };
+
+pub const KERNELS: Kernels<f32> = Kernels { tile, weight_rows, chains };
 
 /// Registers that hold the vectors of a tile. By 12 output channels they are 24 accumulators.
 const PAIRS: usize = VECTORS / 2;
@@ -13,7 +16,7 @@ const PAIRS: usize = VECTORS / 2;
 /// Lanes of a register.
 const WIDE: usize = 2 * LANES;
 
-pub fn tile(c: &Correlation<f32>, offsets: &[usize; VECTORS], tile: &mut [f32; TILE]) {
+fn tile(c: &Correlation<f32>, offsets: &[usize; VECTORS], tile: &mut [f32; TILE]) {
     c.check(offsets);
     let adjacent = offsets.chunks_exact(2).all(|pair| pair[1] == pair[0] + LANES);
     // SAFETY: this function is chosen only where AVX-512F and DQ are detected; `check` holds the
@@ -92,7 +95,7 @@ const SIDE: usize = 3;
 /// Registers of output channels, two channels each. By 9 taps they are 27 accumulators.
 const CHANNEL_PAIRS: usize = OUTPUTS / 2;
 
-pub fn weight_rows(rows: &Rows<f32>, lanes: &mut [f32]) {
+fn weight_rows(rows: &Rows<f32>, lanes: &mut [f32]) {
     if rows.side != SIDE {
         return weight_rows_portable(rows, lanes);
     }
@@ -139,4 +142,14 @@ unsafe fn all_taps(rows: &Rows<f32>, lanes: &mut [f32]) {
         // SAFETY: each chunk holds one register.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), sum) }
     }
+}
+
+fn chains(x: &mut [f32], a: f32, b: f32, steps: usize) {
+    // SAFETY: this function is chosen only where AVX-512F and DQ are detected.
+    unsafe { fused_chains(x, a, b, steps) }
+}
+
+#[target_feature(enable = "avx512f,avx512dq")]
+fn fused_chains(x: &mut [f32], a: f32, b: f32, steps: usize) {
+    super::chains::<f32, FULL>(x, steps, |x| a.mul_add(x, b));
 }
