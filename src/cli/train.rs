@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::evaluate::Stitched;
 use crate::config::{
-    self, AmpActivation, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder, Head,
-    InputDomain, Loss, MergeWeights, Mode, Optimiser, Resume, Schedule,
+    self, AmpActivation, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder, Grouping,
+    Head, InputDomain, Loss, MergeWeights, Mode, Optimiser, Resume, Schedule,
 };
 use crate::data::{self, LoadOptions, Scan, check_network_side};
 use crate::report::{self, Curve, OutputFolder, RunRecord, Series};
@@ -51,6 +51,9 @@ pub struct Args {
     /// Groups per epoch [default: all]
     #[arg(long, visible_alias = "n-groups", value_name = "GROUPS", help_heading = "Data")]
     pub n_images: Option<usize>,
+    /// Which groups an epoch is made of, for gridsize 2 and 3 [default: neighbors]
+    #[arg(long, ignore_case = true, help_heading = "Data")]
+    pub grouping: Option<Grouping>,
     /// Nearest neighbours that a group is drawn from [default: 6, or 8 for gridsize 3]
     #[arg(long, value_name = "PATTERNS", help_heading = "Data")]
     pub neighbor_count: Option<usize>,

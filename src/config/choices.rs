@@ -52,6 +52,18 @@ pub enum MergeWeights {
     Central,
 }
 
+/// Which groups of patterns an epoch is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Grouping {
+    /// Each pattern with some of its neighbours, drawn at random.
+    #[default]
+    Neighbors,
+    /// Compact groups that share out the scan: each pattern once, few of them twice.
+    Cover,
+}
+
 /// Distance between a measured and a predicted pattern.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

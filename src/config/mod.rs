@@ -15,8 +15,8 @@ mod resolve;
 mod validate;
 
 pub use choices::{
-    AmpActivation, Checkpoint, ClipAlgorithm, Device, FrameOrder, Head, InputDomain, Loss,
-    MergeWeights, Mode, Optimiser, PatchWeighting, Resume, Schedule,
+    AmpActivation, Checkpoint, ClipAlgorithm, Device, FrameOrder, Grouping, Head, InputDomain,
+    Loss, MergeWeights, Mode, Optimiser, PatchWeighting, Resume, Schedule,
 };
 pub use resolve::{DatasetFacts, Origin, Resolved, draft, resolve};
 
@@ -226,6 +226,8 @@ pub struct DataConfig {
     pub test_data_file: Option<PathBuf>,
     /// Groups per epoch; none = all.
     pub n_images: Option<usize>,
+    /// Which groups an epoch is made of (gridsize ≥ 2).
+    pub grouping: Grouping,
     /// K: a group is drawn from a pattern and its K nearest neighbours.
     pub neighbor_count: usize,
     /// Mean photons per pattern of data that are not in counts.
@@ -247,6 +249,7 @@ impl Default for DataConfig {
             teacher: None,
             test_data_file: None,
             n_images: None,
+            grouping: Grouping::Neighbors,
             neighbor_count: 6,
             nphotons: None,
             input_domain: InputDomain::Auto,

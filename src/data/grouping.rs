@@ -79,21 +79,40 @@ impl Groups {
         neighbor_count: usize,
     ) -> Result<Groups> {
         let pool = Pool::new(positions, gridsize, neighbor_count)?;
-        let mut covered = vec![false; positions.len()];
-        let mut members = Vec::new();
-        for seed in 0..positions.len() {
-            if covered[seed] {
-                continue;
-            }
-            let mut near = pool.around(seed);
-            // Patterns that nobody has taken yet first, the nearest among them first (stable sort).
-            near.sort_by_key(|&i| covered[i]);
-            let mut group = vec![seed];
-            group.extend(&near[..pool.size - 1]);
-            group.iter().for_each(|&i| covered[i] = true);
-            members.extend(pool.in_rows(group));
-        }
+        let members = pool.cover(0..positions.len());
         Ok(Groups { members, size: pool.size })
+    }
+
+    /// Groups for one epoch of training that share out the scan: compact ones, every pattern in at
+    /// least one of them and in few of them more than once; `n_groups` of them, from several covers
+    /// if one is not enough.
+    ///
+    /// The same arguments give the same groups. Fails when C patterns or C − 1 neighbours are not to
+    /// be had.
+    pub fn sharing(
+        positions: &[Position],
+        gridsize: usize,
+        neighbor_count: usize,
+        n_groups: Option<usize>,
+        seed: u64,
+        epoch: u32,
+    ) -> Result<Groups> {
+        let pool = Pool::new(positions, gridsize, neighbor_count)?;
+        let mut stream = Stream::new(seed, Purpose::Grouping, epoch);
+        let mut members = Vec::new();
+        loop {
+            let cover = pool.cover(stream.permutation(positions.len()));
+            let count = cover.len() / pool.size;
+            let have = members.len() / pool.size;
+            let wanted = n_groups.map_or(count, |n| (n - have).min(count));
+            // Which of them is as random as their order is not.
+            for i in stream.permutation(count).into_iter().take(wanted) {
+                members.extend(&cover[i * pool.size..(i + 1) * pool.size]);
+            }
+            if n_groups.is_none_or(|n| have + wanted == n) {
+                return Ok(Groups { members, size: pool.size });
+            }
+        }
     }
 
     /// G.
@@ -225,6 +244,26 @@ impl<'a> Pool<'a> {
             return Vec::new();
         }
         self.neighbours.nearest(seed, self.nearest).into_iter().map(|(i, _)| i).collect()
+    }
+
+    /// Groups of neighbours, flat, so that every pattern is in one: each pattern of `order` that
+    /// nobody has taken takes the nearest ones that nobody has taken.
+    fn cover(&self, order: impl IntoIterator<Item = usize>) -> Vec<usize> {
+        let mut covered = vec![false; self.positions.len()];
+        let mut members = Vec::new();
+        for seed in order {
+            if covered[seed] {
+                continue;
+            }
+            let mut near = self.around(seed);
+            // Patterns that nobody has taken yet first, the nearest among them first (stable sort).
+            near.sort_by_key(|&i| covered[i]);
+            let mut group = vec![seed];
+            group.extend(&near[..self.size - 1]);
+            group.iter().for_each(|&i| covered[i] = true);
+            members.extend(self.in_rows(group));
+        }
+        members
     }
 
     /// Number of different groups around one seed: C − 1 of K, saturating.

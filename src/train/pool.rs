@@ -3,7 +3,7 @@
 use ndarray::{Array2, Array3};
 use num_complex::Complex32;
 
-use crate::config::{DataConfig, ModelConfig};
+use crate::config::{DataConfig, Grouping, ModelConfig};
 use crate::data::grouping::{self, Groups};
 use crate::data::scan::{Position, Scan, Source};
 use crate::models::physics::checkerboard;
@@ -152,7 +152,13 @@ impl Pool {
             let positions: Vec<Position> = kept.iter().map(|&k| member.positions[k]).collect();
             let seed = seed.wrapping_add(i as u64);
             let k = config.neighbor_count;
-            let groups = Groups::build(&positions, model.gridsize, k, share, seed, draw);
+            // Validation is the same in every epoch, and small: each pattern in turn.
+            let rule = if part == Part::Validation { Grouping::Neighbors } else { config.grouping };
+            let groups = match rule {
+                Grouping::Cover if model.gridsize > 1 => Groups::sharing,
+                _ => Groups::build,
+            };
+            let groups = groups(&positions, model.gridsize, k, share, seed, draw);
             let of = match part {
                 Part::Training => "",
                 Part::Validation => "of the patterns to validate on: ",

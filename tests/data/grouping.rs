@@ -83,6 +83,38 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn shared_groups_hold_every_pattern_and_few_of_them_twice(
+        n in 16usize..80, seed in any::<u64>(), epoch in 0u32..4, g in 2usize..4,
+    ) {
+        let positions = scattered(n, seed);
+        let k = 12;
+        let share = |count, epoch| Groups::sharing(&positions, g, k, count, seed, epoch).unwrap();
+        let groups = share(None, epoch);
+        prop_assert_eq!(&groups, &share(None, epoch));
+        prop_assert_ne!(&groups, &share(None, epoch + 1));
+        let mut times = vec![0; n];
+        for i in 0..groups.len() {
+            let mut members = sorted(groups.group(i));
+            prop_assert!(has_seed(&positions, &members, k));
+            members.iter().for_each(|&m| times[m] += 1);
+            members.dedup();
+            prop_assert_eq!(members.len(), g * g);
+        }
+        prop_assert!(times.iter().all(|&t| t > 0), "{:?}", times);
+        // Groups drawn around every pattern would hold each of them g² times.
+        prop_assert!(groups.members.len() <= 3 * n, "{} of {n}", groups.members.len());
+        prop_assert!(groups.largest_offset(&positions) <= reach(&positions, g, k).unwrap() + 1e-9);
+        // As many as are wanted, from several covers if need be.
+        for count in [1, 3 * n] {
+            prop_assert_eq!(share(Some(count), epoch).len(), count);
+        }
+    }
+}
+
 #[test]
 fn reach_is_attained_by_some_group() {
     let positions = scattered(12, 5);
