@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::cases::{Case, Planned, ROOF, ROUNDS, Size, all};
+use super::cases::{Case, Planned, ROOF, Size, all};
 use crate::Result;
 use crate::backend::{Backend, Chosen};
 use crate::config::{LossConfig, ModelConfig, OptimiserConfig};
@@ -175,7 +175,7 @@ fn bytes(plan: &Plan, v: Value) -> usize {
 fn flop(case: &Case, plan: &Plan, stage: Stage) -> Option<f64> {
     let shape = |name: &str| &plan.slots[plan.find(name).expect("as the case names it").0].shape;
     if case.name == ROOF {
-        return Some(2.0 * (shape("x")[0] * ROUNDS * STEPS) as f64);
+        return Some(2.0 * (shape("x")[0] * Size::PRODUCTION.rounds * STEPS) as f64);
     }
     if !case.name.starts_with("conv2d") {
         return None;

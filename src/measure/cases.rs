@@ -33,16 +33,26 @@ pub struct Size {
     pub frames: usize,
     /// Numbers that an optimiser updates.
     pub weights: usize,
+    /// Rounds of [`multiply_add`].
+    pub rounds: usize,
 }
 
 impl Size {
-    /// As in the training of a network for 64×64 pixels.
-    pub const PRODUCTION: Size =
-        Size { batch: 16, channels: 64, group: 4, side: 64, frames: 1000, weights: 2_300_000 };
+    /// As in the training of a network for 64×64 pixels; and so many rounds that loading and
+    /// storing take no time beside them.
+    pub const PRODUCTION: Size = Size {
+        batch: 16,
+        channels: 64,
+        group: 4,
+        side: 64,
+        frames: 1000,
+        weights: 2_300_000,
+        rounds: 128,
+    };
 
-    /// Small, and with no number that a tile divides evenly.
+    /// Small, and with no number that a tile divides evenly; after so few rounds the start shows.
     pub const SMALL: Size =
-        Size { batch: 3, channels: 7, group: 2, side: 20, frames: 5, weights: 3001 };
+        Size { batch: 3, channels: 7, group: 2, side: 20, frames: 5, weights: 3001, rounds: 2 };
 
     /// Side of the canvas that holds a group.
     fn canvas(&self) -> usize {
@@ -52,9 +62,6 @@ impl Size {
 
 /// The case that does nothing but multiply and add.
 pub const ROOF: &str = "multiply_add";
-
-/// Rounds of [`multiply_add`]: enough that loading and storing take no time.
-pub const ROUNDS: usize = 128;
 
 /// An op in a graph of its own.
 #[derive(Clone, Copy)]
@@ -314,7 +321,7 @@ fn physics() -> Vec<Case> {
         }),
         (ROOF, |g, s| {
             let x = g.input("x", &[s.batch * s.channels * s.side * s.side]);
-            let y = multiply_add(g, x, ROUNDS);
+            let y = multiply_add(g, x, s.rounds);
             g.keep(y);
             None
         }),
