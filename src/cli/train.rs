@@ -330,8 +330,12 @@ fn set_aside(folder: &Path) -> Result<()> {
 }
 
 fn load(data: &DataConfig) -> Result<(Vec<Scan>, Option<Scan>)> {
-    let options =
-        LoadOptions { input_domain: data.input_domain, nphotons: data.nphotons, order: data.order };
+    let options = LoadOptions {
+        input_domain: data.input_domain,
+        nphotons: data.nphotons,
+        order: data.order,
+        ..LoadOptions::default()
+    };
     let train: Vec<Scan> = data
         .train_data_file
         .iter()
