@@ -2,7 +2,7 @@
 //
 //   y_b = s_b x_b
 //
-//   ∂L/∂x_b = s_b ∂L/∂y_b
+//   ∂L/∂x_b = s_b ∂L/∂y_b,  ∂L/∂s_b = Σ x_b ∂L/∂y_b
 //
 // x  float  [B, stride]
 // s  gain   float  [B]
@@ -39,3 +39,20 @@ extern "C" __global__ void scale_backward(
     put(&dx[i], accumulate, gain[i / stride] * dy[i]);
 }
 KERNEL_EXPORT(scale_backward)
+
+// One block per sample, so that the sum has a fixed order.
+extern "C" __global__ void scale_backward_gain(
+    const float* __restrict__ x,      // [B, stride]
+    const float* __restrict__ dy,     // [B, stride]
+    float*       __restrict__ dgain,  // [B]
+    int stride, int accumulate)
+{
+    const size_t first = (size_t)blockIdx.x * stride;
+    double sum = 0.0;
+    for (int i = (int)threadIdx.x; i < stride; i += (int)blockDim.x) {
+        sum += (double)x[first + i] * (double)dy[first + i];
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) put(&dgain[blockIdx.x], accumulate, (float)sum);
+}
+KERNEL_EXPORT(scale_backward_gain)

@@ -45,6 +45,14 @@ pub enum Role {
 pub enum Group {
     Network,
     Probe,
+    /// The object itself, where no network makes it.
+    Object,
+    /// Shift of each pattern from where the scan says that it was taken.
+    Positions,
+    /// Brightness of each pattern.
+    Exposure,
+    /// Light that no object shapes.
+    Background,
 }
 
 /// When an op runs. A training step runs all three; a validation step the first alone.

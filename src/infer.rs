@@ -9,12 +9,12 @@ use crate::backend::{Backend, Chosen};
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{ModelConfig, PatchWeighting};
 use crate::data::grouping::Groups;
-use crate::data::npz::NpzWriter;
 use crate::data::scan::{Position, Scan};
 use crate::graph::Stage;
-use crate::metrics::Explained;
 use crate::models::physics::{checkerboard, probe_intensity};
 use crate::models::plans::{self, Inference};
+use crate::reconstruction::Exposure;
+pub use crate::reconstruction::Reconstruction;
 use crate::stitch::{self, Canvas, Orientation, Stitched, Stitcher};
 use crate::train::state::{self, Learned, LearnedScan};
 use crate::{Error, Result};
@@ -32,25 +32,6 @@ pub struct Options {
     /// Side of the central square of each patch that is used; none = N/2.
     pub crop: Option<usize>,
     pub orientation: Orientation,
-}
-
-/// An object, and all that is needed to judge it.
-#[derive(Clone, Debug)]
-pub struct Reconstruction {
-    pub stitched: Stitched,
-    pub canvas: Canvas,
-    /// [P, N, N] probe in the gauge of the file, learned or given.
-    pub probe: Array3<Complex32>,
-    /// Whether the probe was learned.
-    pub probe_trained: bool,
-    /// Patterns used.
-    pub indices: Vec<usize>,
-    /// Where they were put, after the orientation.
-    pub positions: Vec<Position>,
-    /// Object in the file's gauge = this times what the network gave.
-    pub gauge: f64,
-    /// s in x = a·s that was used.
-    pub input_scale: f64,
 }
 
 /// A trained network, ready to be applied.
@@ -142,7 +123,8 @@ impl Network {
             indices,
             positions,
             gauge,
-            input_scale,
+            input_scale: Some(input_scale),
+            exposure: Exposure::default(),
         })
     }
 
@@ -302,69 +284,6 @@ fn taper(side: usize) -> Array2<f32> {
         (std::f64::consts::PI * t).cos().powi(4)
     };
     Array2::from_shape_fn((side, side), |(r, c)| (window(r) * window(c)).max(TAPER_FLOOR) as f32)
-}
-
-impl Reconstruction {
-    /// Where at least one patch reaches.
-    pub fn covered(&self) -> Array2<bool> {
-        self.stitched.weights.mapv(|w| w > 0.0)
-    }
-
-    /// Where patches overlap as they do in the middle of the scan: the border of the canvas, which
-    /// the rims of a few patches reach, is left out.
-    pub fn trusted(&self) -> Array2<bool> {
-        let mut covered: Vec<f32> =
-            self.stitched.weights.iter().copied().filter(|&w| w > 0.0).collect();
-        covered.sort_by(f32::total_cmp);
-        let median = covered.get(covered.len() / 2).copied().unwrap_or(0.0);
-        self.stitched.weights.mapv(|w| w > 0.5 * median)
-    }
-
-    /// What the data say about it.
-    pub fn explained<'a>(&'a self, scan: &'a Scan) -> Explained<'a> {
-        Explained {
-            amplitude: scan.amplitude.view(),
-            kappa: scan.dose.kappa,
-            mask: scan.mask.as_ref().map(|mask| mask.view()),
-            probe: self.probe.view(),
-            object: self.stitched.object.view(),
-            origin_yx: self.canvas.origin_yx.map(|o| o as f64),
-            positions: &self.positions,
-            indices: &self.indices,
-        }
-    }
-
-    /// Writes `reconstruction.npz`, atomically. `scan` is what was reconstructed.
-    pub fn write(&self, path: &Path, scan: &Scan, metadata: &serde_json::Value) -> Result<()> {
-        let Stitched { object, weights, consistency } = &self.stitched;
-        let xy = |p: &[Position]| {
-            let flat = p.iter().flat_map(|p| [p.x, p.y]).collect();
-            Array2::from_shape_vec((p.len(), 2), flat).expect("two coordinates each")
-        };
-        let count = self.positions.len().max(1) as f64;
-        let mean =
-            self.positions.iter().fold([0.0, 0.0], |m, p| [m[0] + p.x / count, m[1] + p.y / count]);
-        let mut offsets = xy(&self.positions);
-        offsets.outer_iter_mut().for_each(|mut o| (0..2).for_each(|i| o[i] -= mean[i]));
-        let nominal = scan.nominal.as_deref().unwrap_or(&scan.positions);
-        let nominal: Vec<Position> = self.indices.iter().map(|&i| nominal[i]).collect();
-        let indices: Vec<i64> = self.indices.iter().map(|&i| i as i64).collect();
-        let origin = self.canvas.origin_yx.map(|o| o as f64);
-        let mut file = NpzWriter::create(path)?;
-        file.c64("object", object)?;
-        file.f32("weights", weights)?;
-        file.f32("consistency", consistency)?;
-        file.f32("amplitude", &object.mapv(|z| z.norm()))?;
-        file.f32("phase", &object.mapv(|z| z.arg()))?;
-        file.f64("origin_yx", &ndarray::arr1(&origin))?;
-        file.c64("probe", &self.probe)?;
-        file.f64("positions", &xy(&self.positions))?;
-        file.i64("indices", &ndarray::Array1::from(indices))?;
-        file.f64("global_offsets", &offsets)?;
-        file.f64("coords_nominal", &xy(&nominal))?;
-        file.text("metadata", &metadata.to_string())?;
-        file.finish()
-    }
 }
 
 #[cfg(test)]

@@ -68,6 +68,8 @@
 //! | [`models`] | the network, the physics, and the plans that train and apply them |
 //! | [`train`] | epochs, schedules, validation, resuming, the watch for a collapse |
 //! | [`infer`], [`stitch`] | patches, and the object that they make |
+//! | [`reconstruct`] | the object, probe and positions solved for directly, or refined |
+//! | [`reconstruction`] | what comes out of all of them, and its file |
 //! | [`metrics`] | a reconstruction against the truth and against the data |
 //! | [`simulate`] | scans with known object and probe |
 //! | [`cli`] | one file for each command |
@@ -93,6 +95,8 @@ pub mod models;
 pub mod ops;
 pub mod plan;
 pub mod random;
+pub mod reconstruct;
+pub mod reconstruction;
 pub mod report;
 pub mod simulate;
 pub mod stitch;

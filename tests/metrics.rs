@@ -117,6 +117,8 @@ fn explain(
         origin_yx,
         positions: &scan().positions,
         indices: &indices,
+        gains: None,
+        background: None,
     })
     .expect("arrays that belong together")
 }
@@ -301,6 +303,8 @@ fn masked_pixels_do_not_count() {
         origin_yx: [0.0; 2],
         positions: &[Position { x: 40.0, y: 40.0 }],
         indices: &[0],
+        gains: None,
+        background: None,
     });
     assert!(refused.unwrap_err().to_string().contains("no light"));
 }

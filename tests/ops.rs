@@ -5,6 +5,7 @@ mod support;
 mod ops {
     mod convolution;
     mod network;
+    mod object;
     mod optimiser;
     mod physics;
 }

@@ -4,15 +4,14 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array2, Array3, Ix1, Ix2, Ix3};
+use ndarray::{Array2, Ix2};
 use num_complex::Complex32;
 use serde_json::{Value, json};
 
 use crate::data::npz::Npz;
-use crate::data::{LoadOptions, Position, Scan, load};
-use crate::metrics::{Explained, Reconstruction, Report, TruthReport};
-use crate::metrics::{against_truth, data_space, is_guess};
-use crate::train::teacher::Teacher;
+use crate::data::{LoadOptions, Scan, load};
+use crate::metrics::{Report, TruthReport, against_truth, data_space, is_guess};
+use crate::reconstruction::{Saved, shaped};
 use crate::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -41,7 +40,7 @@ pub struct Args {
 
 /// Measures, prints a table, and writes what was asked for.
 pub fn run(args: Args) -> Result<()> {
-    let result = Stitched::read(&args.reconstruction)?;
+    let result = Saved::read(&args.reconstruction)?;
     let scan = args.scan.as_ref().map(|path| load(path, &args.load)).transpose()?;
     let (truth, note) = truth(args.truth.as_deref(), scan.as_ref())?;
     let data = scan.as_ref().map(|scan| data_space(&result.explained(scan))).transpose()?;
@@ -84,116 +83,6 @@ fn truth(
         Some(_) => return Ok((object, None)),
     };
     Ok((None, Some(note.to_owned())))
-}
-
-/// What a reconstruction file holds; shapes as in [`Reconstruction`] and [`Explained`].
-pub(super) struct Stitched {
-    object: Array2<Complex32>,
-    weights: Array2<f32>,
-    origin_yx: [f64; 2],
-    probe: Array3<Complex32>,
-    positions: Vec<Position>,
-    indices: Vec<usize>,
-}
-
-impl Stitched {
-    pub fn read(path: &Path) -> Result<Stitched> {
-        let path = if path.is_dir() { path.join("reconstruction.npz") } else { path.to_path_buf() };
-        let npz = &mut Npz::open(&path)?;
-        let object = shaped::<_, Ix2>(npz, "object", Npz::c64)?;
-        let weights = shaped::<_, Ix2>(npz, "weights", Npz::f32)?;
-        let origin = shaped::<_, Ix1>(npz, "origin_yx", Npz::f64)?;
-        let probe = shaped::<_, Ix3>(npz, "probe", Npz::c64)?;
-        let positions = shaped::<_, Ix2>(npz, "positions", Npz::f64)?;
-        let indices = shaped::<_, Ix1>(npz, "indices", Npz::i64)?;
-        let consistent = weights.dim() == object.dim()
-            && origin.len() == 2
-            && positions.dim() == (indices.len(), 2)
-            && origin.iter().chain(&positions).all(|v| v.is_finite())
-            && object.iter().all(|z| z.is_finite());
-        if !consistent {
-            return Err(Error::input(
-                &path,
-                describe(&object, &weights, positions.dim(), indices.len()),
-            ));
-        }
-        let index = |&i: &i64| {
-            usize::try_from(i).map_err(|_| Error::input(&path, format!("`indices` holds {i}")))
-        };
-        Ok(Stitched {
-            weights,
-            origin_yx: [origin[0], origin[1]],
-            positions: positions
-                .rows()
-                .into_iter()
-                .map(|p| Position { x: p[0], y: p[1] })
-                .collect(),
-            indices: indices.iter().map(index).collect::<Result<_>>()?,
-            object,
-            probe,
-        })
-    }
-
-    /// As the teacher of a network; `path` is where it was read from.
-    pub fn teacher<'a>(&'a self, path: &'a Path) -> Teacher<'a> {
-        Teacher {
-            path,
-            object: self.object.view(),
-            weights: self.weights.view(),
-            origin_yx: self.origin_yx,
-            probe: self.probe.view(),
-            positions: &self.positions,
-            indices: &self.indices,
-        }
-    }
-
-    fn placed(&self) -> Reconstruction<'_> {
-        Reconstruction {
-            object: self.object.view(),
-            weights: self.weights.view(),
-            origin_yx: self.origin_yx,
-            positions: &self.positions,
-        }
-    }
-
-    fn explained<'a>(&'a self, scan: &'a Scan) -> Explained<'a> {
-        Explained {
-            amplitude: scan.amplitude.view(),
-            kappa: scan.dose.kappa,
-            mask: scan.mask.as_ref().map(|mask| mask.view()),
-            probe: self.probe.view(),
-            object: self.object.view(),
-            origin_yx: self.origin_yx,
-            positions: &self.positions,
-            indices: &self.indices,
-        }
-    }
-}
-
-fn describe(
-    object: &Array2<Complex32>,
-    weights: &Array2<f32>,
-    positions: (usize, usize),
-    indices: usize,
-) -> String {
-    format!(
-        "object {:?} (finite), weights {:?}, origin_yx (2), positions {positions:?} and {indices} \
-         indices do not belong together: expected (H, W), (H, W), (2), (M, 2) and M",
-        object.dim(),
-        weights.dim()
-    )
-}
-
-/// The array `key` with the number of axes of `D`.
-fn shaped<T, D: ndarray::Dimension>(
-    npz: &mut Npz,
-    key: &str,
-    read: impl Fn(&mut Npz, &str) -> Result<ndarray::ArrayD<T>>,
-) -> Result<ndarray::Array<T, D>> {
-    let array = read(npz, key)?;
-    let problem =
-        format!("`{key}` has shape {:?}, expected {} axes", array.shape(), D::NDIM.unwrap_or(0));
-    array.into_dimensionality::<D>().map_err(|_| Error::input(npz.path(), problem))
 }
 
 fn write_frc(path: &Path, truth: Option<&TruthReport>) -> Result<()> {

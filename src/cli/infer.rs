@@ -155,7 +155,8 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let checkpoint = Checkpoint::load(&path)?;
     let network = Network::new(&checkpoint, &path, args.batch_size, &device)?;
     let (input_domain, nphotons, order) = (args.input_domain, args.nphotons, args.order);
-    let scan = data::load(&args.test_data, &LoadOptions { input_domain, nphotons, order })?;
+    let options = LoadOptions { input_domain, nphotons, order, ..LoadOptions::default() };
+    let scan = data::load(&args.test_data, &options)?;
     let folder = &args.output_dir;
     let _guard = OutputFolder::create(folder)?;
     let computed = Instant::now();
@@ -202,7 +203,7 @@ fn record_path(folder: &Path) -> PathBuf {
 }
 
 /// Amplitude, phase and consistency as PNG.
-fn pictures(result: &Reconstruction, folder: &Path) -> Result<()> {
+pub(super) fn pictures(result: &Reconstruction, folder: &Path) -> Result<()> {
     let (covered, trusted) = (result.covered(), result.trusted());
     let object = &result.stitched.object;
     let draw = |file: &str, values: &Array2<f32>, title, colormap, unit| {

@@ -11,6 +11,7 @@ pub mod fixture;
 pub mod infer;
 pub mod inspect;
 pub mod plan;
+pub mod reconstruct;
 pub mod selftest;
 pub mod simulate;
 pub mod train;
@@ -29,6 +30,8 @@ pub enum Command {
     Train(Box<train::Args>),
     /// Reconstruct a scan with a trained network and stitch the patches
     Infer(infer::Args),
+    /// Solve for the object behind a scan directly, without a network
+    Reconstruct(reconstruct::Args),
     /// Show what a scan file holds, and every problem with it
     Inspect(inspect::Args),
     /// Measure a reconstruction against the truth and against the data
@@ -57,6 +60,7 @@ impl Cli {
         match self.command {
             Command::Train(args) => train::run(*args),
             Command::Infer(args) => infer::run(args),
+            Command::Reconstruct(args) => reconstruct::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Evaluate(args) => evaluate::run(args),
             Command::Simulate(args) => simulate::run(args),

@@ -5,14 +5,15 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::evaluate::Stitched;
 use crate::config::{
     self, AmpActivation, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder, Grouping,
     Head, InputDomain, Loss, MergeWeights, Mode, Optimiser, Resume, Schedule,
 };
 use crate::data::{self, LoadOptions, Scan, check_network_side};
+use crate::reconstruction::Saved;
 use crate::report::{self, Curve, OutputFolder, RunRecord, Series};
 use crate::train::synthetic::{Supply, Synthetic};
+use crate::train::teacher::Teacher;
 use crate::train::{Material, Outcome, Trainer};
 use crate::{Error, Result, backend};
 
@@ -362,7 +363,7 @@ fn material(data: &DataConfig, seed: u64) -> Result<Material> {
     let (train, test) = load(data)?;
     let plain = Material { train, test, supply: None, made_labels: false, made_probe: false };
     if let Some(path) = &data.teacher {
-        let train = vec![Stitched::read(path)?.teacher(path).teach(&plain.train[0])?];
+        let train = vec![Teacher::new(path, &Saved::read(path)?).teach(&plain.train[0])?];
         return Ok(Material { train, made_labels: true, made_probe: true, ..plain });
     }
     let (Some(patterns), Some(like)) = (data.synthetic, &data.like) else { return Ok(plain) };
@@ -374,7 +375,12 @@ fn material(data: &DataConfig, seed: u64) -> Result<Material> {
 }
 
 fn options(data: &DataConfig) -> LoadOptions {
-    LoadOptions { input_domain: data.input_domain, nphotons: data.nphotons, order: data.order }
+    LoadOptions {
+        input_domain: data.input_domain,
+        nphotons: data.nphotons,
+        order: data.order,
+        ..LoadOptions::default()
+    }
 }
 
 fn load(data: &DataConfig) -> Result<(Vec<Scan>, Option<Scan>)> {

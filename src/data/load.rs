@@ -36,6 +36,9 @@ pub struct LoadOptions {
     /// Which axis of the patterns counts them: first is (M,N,N), last is (N,N,M)
     #[arg(long, value_enum, default_value_t)]
     pub order: FrameOrder,
+    /// Take a file without a probe too: [`Scan::probe`] then has no modes.
+    #[arg(skip)]
+    pub without_probe: bool,
 }
 
 /// Everything that one reading of a file brought to light.
@@ -114,8 +117,11 @@ struct Reader {
 
 impl Reader {
     fn scan(&mut self, options: &LoadOptions, source: Source) -> Option<Scan> {
-        let key = self.pattern_key();
-        let probe = self.probe();
+        let key = self.pattern_key(options.without_probe);
+        let probe = match self.npz.find("probeGuess") {
+            None if options.without_probe => self.no_probe(key?),
+            _ => self.probe(),
+        };
         let positions = self.positions("xcoords", "ycoords");
         let (key, probe, positions) = (key?, probe?, positions?);
         self.problems.extend(geometry::check_positions(&positions));
@@ -127,7 +133,9 @@ impl Reader {
         }
         self.check_values(key, &values)?;
         let (amplitude, dose) = self.resolve_units(key, values, options);
-        self.overlap = geometry::overlap(&positions, &probe);
+        if !probe.is_empty() {
+            self.overlap = geometry::overlap(&positions, &probe);
+        }
         self.problems.extend(self.overlap.as_ref().and_then(geometry::check_overlap));
         let object = self.object();
         if let Some(object) = &object {
@@ -158,13 +166,13 @@ impl Reader {
     }
 
     /// The key of the patterns, after a check that nothing required is missing.
-    fn pattern_key(&mut self) -> Option<&'static str> {
+    fn pattern_key(&mut self, without_probe: bool) -> Option<&'static str> {
         let found: Vec<String> = self.npz.members().iter().map(|m| m.name.clone()).collect();
         let has = |key: &str| found.iter().any(|name| name == key);
         let key = ["diffraction", "diff3d"].into_iter().find(|key| has(key));
         let mut missing: Vec<String> = ["probeGuess", "xcoords", "ycoords"]
             .into_iter()
-            .filter(|key| !has(key))
+            .filter(|key| !has(key) && !(without_probe && *key == "probeGuess"))
             .map(str::to_owned)
             .collect();
         if key.is_none() {
@@ -220,6 +228,19 @@ impl Reader {
             self.notes.push(format!("the probe has {} modes", probe.dim().0));
         }
         Some(probe)
+    }
+
+    /// A probe without modes, of the side that two axes of the patterns share.
+    fn no_probe(&mut self, patterns: &str) -> Option<Array3<Complex32>> {
+        let shape: Vec<usize> = self.npz.find(patterns)?.shape.clone();
+        let shape: Vec<usize> = shape.into_iter().filter(|&side| side != 1).collect();
+        let side = match shape.as_slice() {
+            &[_, b, c] if b == c => c,
+            &[a, b, ..] if a == b => a,
+            _ => 0,
+        };
+        self.notes.push("there is no `probeGuess`".to_owned());
+        Some(Array3::zeros((0, side, side)))
     }
 
     fn positions(&mut self, x_key: &str, y_key: &str) -> Option<Vec<Position>> {

@@ -8,7 +8,8 @@ use crate::ops::merge::{MergeRule, merge};
 use crate::ops::misfit::{Measured, Normalise, Upstream};
 use crate::ops::{
     absolute_error::absolute_error, absolute_error::absolute_phase_error, accumulate::accumulate,
-    batch_norm::batch_norm, channel_gate::channel_gate, channel_pool::channel_pool, conv2d::conv2d,
+    amplitude::amplitude, background::background, batch_norm::batch_norm,
+    channel_gate::channel_gate, channel_pool::channel_pool, conv2d::conv2d, cut::cut,
     extract::extract, fft2::fft2, gather::gather, global_norm::global_norm, head_sum::head_sum,
     illuminate::illuminate, intensity::intensity, mae::mae, max_pool::max_pool,
     mean_deviation::mean_deviation, multiply_add::multiply_add, poisson::poisson, polar::polar,
@@ -123,6 +124,7 @@ fn numbers(v: Value, name: &str, len: usize) -> Vec<f32> {
                 "scan" => (i % 2) as f32,
                 "slot" => 3.0,
                 "training" | "keep" => 1.0,
+                "corner" => (20.0 * u - 3.0).floor() as f32,
                 "offsets" => (10.0 * u - 5.0) as f32,
                 "mask" => f32::from(u > 0.1),
                 "canvas" => 0.0,
@@ -302,12 +304,25 @@ fn physics() -> Vec<Case> {
         ("fft2 128", |g, s| transforms(g, s.batch, 128)),
         ("fft2 256", |g, s| transforms(g, s.batch.min(4), 256)),
         ("fft2 of any side", |g, s| transforms(g, s.batch, 18)),
+        ("background", |g, s| {
+            let (x, root) = (real(g, s, "intensity"), g.param("root", &[1]));
+            Some(background(g, x, root))
+        }),
+        ("background of each pixel", |g, s| {
+            let (x, root) = (real(g, s, "intensity"), g.param("root", &[s.side, s.side]));
+            Some(background(g, x, root))
+        }),
         ("gather", |g, s| {
             let frames = g.input("frames", &[s.frames, s.side, s.side]);
             let index = g.input("index", &[s.batch, s.group]);
             let y = gather(g, frames, index);
             g.keep(y);
             None
+        }),
+        ("gather trained", |g, s| {
+            let table = g.param("table", &[s.frames, 2]);
+            let index = g.input("index", &[s.batch, s.group]);
+            Some(gather(g, table, index))
         }),
         ("illuminate", |g, s| {
             let object = complex(g, s, "object");
@@ -333,6 +348,10 @@ fn physics() -> Vec<Case> {
             let (x, gain) = (real(g, s, "x"), g.input("gain", &[s.batch]));
             Some(scale(g, x, gain))
         }),
+        ("scale trained", |g, s| {
+            let (x, gain) = (real(g, s, "x"), g.param("gain", &[s.batch]));
+            Some(scale(g, x, gain))
+        }),
     ])
 }
 
@@ -349,6 +368,10 @@ fn losses() -> Vec<Case> {
             let target = g.input("target", &[s.batch, s.group, s.side, s.side]);
             let weight = g.input("weight", &[s.side, s.side]);
             Some(absolute_phase_error(g, x, target, weight))
+        }),
+        ("amplitude", |g, s| {
+            let (x, seen, up) = (real(g, s, "intensity"), measured(g, s), upstream(g, s));
+            Some(amplitude(g, x, seen, up, Normalise::ValidPixels))
         }),
         ("mae", |g, s| {
             let (x, seen, up) = (real(g, s, "intensity"), measured(g, s), upstream(g, s));
@@ -393,6 +416,12 @@ fn groups() -> Vec<Case> {
     named([
         ("stitch", |g, s| stitched(g, s, false)),
         ("stitch transposed", |g, s| stitched(g, s, true)),
+        ("cut", |g, s| {
+            let canvas = g.param("canvas of all", &[2 * s.side, 3 * s.side, 2]);
+            let corner = g.input("corner", &[s.batch, 2]);
+            let shift = g.param("shift", &[s.batch, 2]);
+            Some(cut(g, canvas, corner, shift, s.side))
+        }),
         ("extract", |g, s| {
             let canvas = g.param("canvas", &[s.batch, s.canvas(), s.canvas(), 2]);
             let offsets = g.input("offsets", &[s.batch, s.group, 2]);

@@ -28,6 +28,10 @@ pub struct Explained<'a> {
     pub positions: &'a [Position],
     /// [K] which measured pattern belongs to each position.
     pub indices: &'a [usize],
+    /// [K] factor on the intensity of each pattern; none: 1.
+    pub gains: Option<&'a [f64]>,
+    /// [N, N] light that no object shapes, in the unit of a²; none: 0.
+    pub background: Option<ArrayView2<'a, f32>>,
 }
 
 /// Agreement in the space of the data; I is measured, Î expected from the reconstruction.
@@ -86,7 +90,11 @@ pub fn data_space(scene: &Explained) -> Result<DataSpace> {
         .indices
         .par_iter()
         .zip(scene.positions)
-        .map(|(&index, &position)| frame(scene, &forward, object.view(), index, position))
+        .enumerate()
+        .map(|(k, (&index, &position))| {
+            let gain = scene.gains.map_or(1.0, |gains| gains[k]);
+            frame(scene, &forward, object.view(), index, position, gain)
+        })
         .collect();
     // In the order of the frames: the same bits on any number of threads.
     let all = frames.iter().fold(Totals::default(), Totals::plus);
@@ -112,6 +120,10 @@ fn check(scene: &Explained) -> Result<()> {
         format!("the mask does not have the {side}×{width} pixels of the patterns")
     } else if scene.positions.len() != scene.indices.len() {
         format!("{} positions for {} patterns", scene.positions.len(), scene.indices.len())
+    } else if scene.gains.is_some_and(|gains| gains.len() != scene.indices.len()) {
+        format!("{} patterns need one gain each", scene.indices.len())
+    } else if scene.background.is_some_and(|b| b.dim() != (side, width)) {
+        format!("the background does not have the {side}×{width} pixels of the patterns")
     } else if let Some(index) = scene.indices.iter().find(|&&i| i >= patterns) {
         format!("pattern {index} was reconstructed, the scan has only {patterns}: another scan?")
     } else {
@@ -126,6 +138,7 @@ fn frame(
     object: ArrayView2<Complex64>,
     index: usize,
     position: Position,
+    gain: f64,
 ) -> Totals {
     let on_canvas =
         Position { x: position.x - scene.origin_yx[1], y: position.y - scene.origin_yx[0] };
@@ -134,7 +147,8 @@ fn frame(
     let mut sums = Totals::default();
     for ((at, &a), &intensity) in measured.indexed_iter().zip(&expected) {
         if scene.mask.is_none_or(|m| m[at] > 0.0) {
-            sums.add(f64::from(a), intensity, scene.kappa);
+            let background = scene.background.map_or(0.0, |b| f64::from(b[at]));
+            sums.add(f64::from(a), gain * intensity + background, scene.kappa);
         }
     }
     sums

@@ -4,6 +4,7 @@
 //! A new generator is one file with one `build` function, and one arm in [`plans`].
 
 pub mod cnn;
+pub mod object;
 pub mod optimiser;
 pub mod physics;
 pub mod plans;

@@ -8,8 +8,8 @@ use crate::backend::cpu::Real;
 /// A shift along one axis, as whole pixels and a part in [0, 1].
 #[derive(Clone, Copy)]
 pub(super) struct Shift<T> {
-    whole: isize,
-    part: T,
+    pub whole: isize,
+    pub part: T,
 }
 
 impl<T: Real> Shift<T> {
@@ -20,7 +20,7 @@ impl<T: Real> Shift<T> {
 
     /// The two pixels around `i` + shift, and their weights.
     #[inline(always)]
-    fn taps(self, i: usize) -> [(isize, T); 2] {
+    pub fn taps(self, i: usize) -> [(isize, T); 2] {
         let at = i as isize + self.whole;
         [(at, T::one() - self.part), (at + 1, self.part)]
     }

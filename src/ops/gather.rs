@@ -1,13 +1,14 @@
 //! The members of a batch, out of a data set that stays where the op runs.
 //!
-//! Y[j] = X[index[j]]. The data set is measured, not trained: there is no gradient.
+//! Y[j] = X[index[j]];  ∂L/∂X[i] = Σ_{j: index[j] = i} ∂L/∂Y[j], where X is trained: a number for each
+//! pattern, such as its position.
 //! Kernel twin: `kernels/gather.cu`.
 
 use rayon::prelude::*;
 
 use super::Operation;
-use crate::backend::cpu::{Mem, Real};
-use crate::graph::{Graph, Value};
+use crate::backend::cpu::{Mem, Real, put};
+use crate::graph::{Grad, Graph, Value};
 use crate::launch::Launch;
 
 /// Whole numbers up to here are exact in f32, and indices are stored so.
@@ -22,6 +23,15 @@ pub struct Gather {
     count: usize,
     /// Numbers in one member.
     stride: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct GatherBackward {
+    forward: Gather,
+    dmembers: Value,
+    dsource: Grad,
+    /// Members of the data set.
+    all: usize,
 }
 
 /// [M, ..] data set and [B, C] indices, or of any other shape → [B, C, ..] batch.
@@ -43,6 +53,13 @@ impl Operation for Gather {
         vec![self.members]
     }
 
+    fn backward(&self, g: &mut Graph) {
+        let Some(dmembers) = g.grad_of(self.members) else { return };
+        let Some(dsource) = g.grad_into(self.source) else { return };
+        let all = g.shape(self.source)[0];
+        g.push(GatherBackward { forward: self.clone(), dmembers, dsource, all });
+    }
+
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
         let [source, index, members] = mem.get([self.source, self.index, self.members]);
         let source = &*source;
@@ -57,6 +74,38 @@ impl Operation for Gather {
         let launch = Launch::elements("gather_forward", count * stride)
             .buffers([source, index, members])
             .ints([stride, count * stride]);
+        vec![launch]
+    }
+}
+
+impl Operation for GatherBackward {
+    fn reads(&self) -> Vec<Value> {
+        vec![self.forward.index, self.dmembers]
+    }
+
+    fn writes(&self) -> Vec<Value> {
+        vec![self.dsource.value]
+    }
+
+    /// In the order of the batch.
+    fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
+        let stride = self.forward.stride;
+        let [index, dmembers, dsource] =
+            mem.get([self.forward.index, self.dmembers, self.dsource.value]);
+        if !self.dsource.accumulate {
+            dsource.fill(T::zero());
+        }
+        for (index, dmember) in index.iter().zip(dmembers.chunks_exact(stride)) {
+            let dsource = &mut dsource[index.wide() as usize * stride..][..stride];
+            dsource.iter_mut().zip(dmember).for_each(|(d, &share)| put(d, true, share));
+        }
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Gather { index, count, stride, .. } = self.forward;
+        let launch = Launch::elements("gather_backward", self.all * stride)
+            .buffers([index, self.dmembers, self.dsource.value])
+            .ints([count, stride, self.all * stride, self.dsource.accumulate.into()]);
         vec![launch]
     }
 }

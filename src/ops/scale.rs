@@ -1,11 +1,12 @@
 //! One factor for each sample.
 //!
-//! y_b = s_b x_b;  ∂L/∂x_b = s_b ∂L/∂y_b. The factors are given, not trained.
+//! y_b = s_b x_b;  ∂L/∂x_b = s_b ∂L/∂y_b,  ∂L/∂s_b = Σ x_b ∂L/∂y_b, in double precision.
 //! Kernel twin: `kernels/scale.cu`.
 
 use rayon::prelude::*;
 
 use super::Operation;
+use super::reduce::sum_pairs;
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::{Grad, Graph, Value};
 use crate::launch::Launch;
@@ -24,7 +25,8 @@ pub struct Scale {
 pub struct ScaleBackward {
     forward: Scale,
     dy: Value,
-    dx: Grad,
+    dx: Option<Grad>,
+    dgain: Option<Grad>,
 }
 
 /// [B, ..] samples and [B] gains → [B, ..].
@@ -57,8 +59,10 @@ impl Operation for Scale {
 
     fn backward(&self, g: &mut Graph) {
         let Some(dy) = g.grad_of(self.y) else { return };
-        let Some(dx) = g.grad_into(self.x) else { return };
-        g.push(ScaleBackward { forward: self.clone(), dy, dx });
+        let (dx, dgain) = (g.grad_into(self.x), g.grad_into(self.gain));
+        if dx.is_some() || dgain.is_some() {
+            g.push(ScaleBackward { forward: self.clone(), dy, dx, dgain });
+        }
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
@@ -76,23 +80,41 @@ impl Operation for Scale {
 
 impl Operation for ScaleBackward {
     fn reads(&self) -> Vec<Value> {
-        vec![self.dy, self.forward.gain]
+        let x = self.dgain.map(|_| self.forward.x);
+        [self.dy, self.forward.gain].into_iter().chain(x).collect()
     }
 
     fn writes(&self) -> Vec<Value> {
-        vec![self.dx.value]
+        self.dx.iter().chain(&self.dgain).map(|d| d.value).collect()
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
-        let buffers = mem.get([self.dy, self.forward.gain, self.dx.value]);
-        self.forward.run(buffers, self.dx.accumulate);
+        if let Some(d) = self.dx {
+            self.forward.run(mem.get([self.dy, self.forward.gain, d.value]), d.accumulate);
+        }
+        if let Some(d) = self.dgain {
+            let [x, dy, dgain] = mem.get([self.forward.x, self.dy, d.value]);
+            let stride = self.forward.stride;
+            let samples = x.par_chunks(stride).zip(dy.par_chunks(stride));
+            samples.zip(dgain).for_each(|((x, dy), dgain)| {
+                let sum = sum_pairs(x, dy, |x, dy| x.wide() * dy.wide());
+                put(dgain, d.accumulate, T::of(sum));
+            });
+        }
     }
 
     fn launches(&self) -> Vec<Launch> {
-        let Scale { gain, samples, stride, .. } = self.forward;
-        let launch = Launch::elements("scale_backward", samples * stride)
-            .buffers([self.dy, gain, self.dx.value])
-            .ints([stride, samples * stride, self.dx.accumulate.into()]);
-        vec![launch]
+        let Scale { x, gain, samples, stride, .. } = self.forward;
+        let to_x = self.dx.map(|d| {
+            Launch::elements("scale_backward", samples * stride)
+                .buffers([self.dy, gain, d.value])
+                .ints([stride, samples * stride, d.accumulate.into()])
+        });
+        let to_gain = self.dgain.map(|d| {
+            Launch::blocks("scale_backward_gain", samples)
+                .buffers([x, self.dy, d.value])
+                .ints([stride, d.accumulate.into()])
+        });
+        to_x.into_iter().chain(to_gain).collect()
     }
 }

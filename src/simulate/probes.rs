@@ -160,7 +160,12 @@ fn aberrate(beam: Array2<Complex64>, spec: &ProbeSpec, seed: u64) -> Array2<Comp
     centre(&wave)
 }
 
-fn orthogonal_modes(first: &Array2<Complex64>, modes: usize, radius: f64) -> Array3<Complex64> {
+/// [P, N, N] modes of power 1: `first` times 1, x, y, x², x y, y², … over `radius`, made orthogonal.
+pub(crate) fn orthogonal_modes(
+    first: &Array2<Complex64>,
+    modes: usize,
+    radius: f64,
+) -> Array3<Complex64> {
     let side = first.nrows();
     let middle = (side / 2) as f64;
     // Powers of y and x by rising total degree: 1, x, y, x², x y, y², …

@@ -411,6 +411,7 @@ impl Trainer {
                     let share = rate / config.learning_rate;
                     share * config.probe_learning_rate * self.pool.probe_rms()
                 }
+                other => unreachable!("no network has parameters of {other:?}"),
             };
             self.backend.write(control, &[rate as f32, biases[0], biases[1]])?;
         }

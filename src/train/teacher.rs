@@ -8,6 +8,7 @@ use num_complex::Complex32;
 
 use crate::data::scan::{Position, Scan};
 use crate::models::physics::probe_intensity;
+use crate::reconstruction::Saved;
 use crate::stitch;
 use crate::{Error, Result};
 
@@ -32,7 +33,20 @@ pub struct Teacher<'a> {
     pub indices: &'a [usize],
 }
 
-impl Teacher<'_> {
+impl<'a> Teacher<'a> {
+    /// `path` is where `saved` was read from.
+    pub fn new(path: &'a Path, saved: &'a Saved) -> Teacher<'a> {
+        Teacher {
+            path,
+            object: saved.object.view(),
+            weights: saved.weights.view(),
+            origin_yx: saved.origin_yx,
+            probe: saved.probe.view(),
+            positions: &saved.positions,
+            indices: &saved.indices,
+        }
+    }
+
     /// The patterns of `scan` whose patches are known, with these patches as labels and with the
     /// teacher's probe and positions.
     ///

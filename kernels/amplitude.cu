@@ -1,0 +1,58 @@
+// Squared error of the amplitude, for each sample.
+//
+//   ℓ_b = s_b Σ m κ² (√I − a)²               over channels and pixels
+//   s_b = 1 / (C Σ m), or 1                  mean over valid pixels, or sum
+//
+//   ∂L/∂I = u_b s_b m κ² (1 − a/√I)        u_b = ∂L/∂ℓ_b = factor · weight_b
+//
+// I  intensity  float  [B, C, pixels]
+// a  amplitude  float  [B, C, pixels]
+// κ  dose       float  [B]              √photons for each unit of amplitude
+// m  mask       float  [S, pixels]      0: ignored, whatever the pixel holds
+//    scan       float  [B]              index of the mask of each sample
+//    weight     float  [B]
+// ℓ  loss       float  [B]              photons
+//
+// CPU twin: src/ops/amplitude.rs, src/ops/misfit.rs.
+
+#include "misfit.cuh"
+
+constexpr float kDarkest = 1e-30f;  // least I under the root, so that a/√I is finite
+
+__device__ inline float root(float intensity) { return sqrtf(fmaxf(intensity, kDarkest)); }
+
+// Value and gradient in one pass over the patterns. One block per sample, so that the sum has a
+// fixed order.
+extern "C" __global__ void amplitude_forward(
+    const float* __restrict__ intensity,   // [B, C, pixels]
+    const float* __restrict__ amplitude,   // [B, C, pixels]
+    const float* __restrict__ dose,        // [B]
+    const float* __restrict__ mask,        // [S, pixels]
+    const float* __restrict__ scan,        // [B]
+    const float* __restrict__ weight,      // [B]
+    float*       __restrict__ loss,        // [B]
+    float*       __restrict__ dintensity,  // [B, C, pixels]
+    int channels, int pixels, int mean, float factor)
+{
+    const int b = (int)blockIdx.x;
+    const float kappa = dose[b];
+    mask += (size_t)scan[b] * pixels;
+    const double share = mean ? mean_share(mask, channels, pixels) : 1.0;
+    const float upstream = (float)(factor * share) * weight[b];
+    double sum = 0.0;
+    for (int i = (int)threadIdx.x; i < channels * pixels; i += (int)blockDim.x) {
+        const size_t at = (size_t)b * channels * pixels + i;
+        const float m = mask[i % pixels];
+        float d = 0.0f;
+        if (m != 0.0f) {
+            const float expected = root(intensity[at]), a = amplitude[at];
+            const float error = kappa * (expected - a);
+            sum += (double)(m * error * error);
+            d = upstream * m * kappa * kappa * (1.0f - a / expected);
+        }
+        dintensity[at] = d;
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) loss[b] = (float)(share * sum);
+}
+KERNEL_EXPORT(amplitude_forward)

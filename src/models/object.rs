@@ -1,0 +1,248 @@
+//! The plan in which the object itself is the parameter: no network, the same physics.
+//!
+//! One canvas holds the object, and every pattern of a batch sees its patch of it:
+//!
+//! Î = g_b Σ_p |F(P_p · cut(O, corner_b + shift_b))|² + r²
+//!
+//! with the probe modes P, and where they are asked for a gain g and a shift for each pattern and a
+//! background r². Canvas and probe are in the engine's gauge: an object of modulus 1 explains the
+//! mean energy of a pattern, and the probe carries the checkerboard of [`physics`](super::physics).
+
+use super::physics::diffract;
+use crate::graph::{Graph, Group, Role, Stage, Value};
+use crate::ops::adam::{Constants, adam};
+use crate::ops::amplitude::amplitude;
+use crate::ops::background::background;
+use crate::ops::cut::cut;
+use crate::ops::gather::gather;
+use crate::ops::misfit::{Measured, Normalise, Upstream};
+use crate::ops::poisson::poisson;
+use crate::ops::record::record;
+use crate::ops::scale::scale;
+use crate::ops::weighted_sum::{Term, weighted_sum};
+use crate::plan::Plan;
+
+use super::plans::RING;
+
+/// Decay of Adam's moments. The second is shorter than a network's: an object is solved in a few
+/// hundred steps.
+pub const BETAS: [f64; 2] = [0.9, 0.99];
+
+/// Added to the root of Adam's second moment. Gradients of pixels that the beam hardly reaches are
+/// tiny; they still deserve their step.
+const EPSILON: f64 = 1e-12;
+
+/// Distance between measured and predicted pattern.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Loss {
+    /// Squared error of the amplitudes.
+    #[default]
+    Amplitude,
+    /// Negative log-likelihood of the photon counts.
+    Poisson,
+}
+
+/// Light that no object shapes.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    clap::ValueEnum,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum BackgroundKind {
+    /// There is none.
+    #[default]
+    None,
+    /// One number for the whole detector.
+    Constant,
+    /// A number for each pixel.
+    Pixels,
+}
+
+/// What is solved for beside the object, and how it is judged.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Design {
+    pub loss: Loss,
+    /// ε of the Poisson loss, photons per pixel.
+    pub epsilon_photons: f64,
+    pub probe: bool,
+    pub positions: bool,
+    /// A gain for each pattern.
+    pub gains: bool,
+    pub background: BackgroundKind,
+}
+
+/// Sizes of the data.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Patterns per batch.
+    pub batch: usize,
+    /// Patterns of the scan, and how many of them the device holds at once.
+    pub frames: usize,
+    pub held: usize,
+    /// N.
+    pub side: usize,
+    /// P.
+    pub modes: usize,
+    /// Height and width of the canvas.
+    pub canvas: [usize; 2],
+    /// Mean photons of a valid pixel, which the loss is divided by.
+    pub typical: f64,
+}
+
+/// The plan of one step, and what the host writes and reads.
+#[derive(Clone, Debug)]
+pub struct Solver {
+    pub plan: Plan,
+    /// [M, N, N] measured amplitudes.
+    pub frames: Value,
+    /// [B, 1] which of the patterns that are held make up the batch.
+    pub index: Value,
+    /// [B] which patterns of the scan they are.
+    pub member: Value,
+    /// [B] κ, [B] zeros, [1, N, N] weight of each detector pixel.
+    pub dose: Value,
+    pub scan: Value,
+    pub mask: Value,
+    /// [B] weight of each sample in the loss, 0 for padding.
+    pub weight: Value,
+    /// [1] ∂L/∂L, 1.
+    pub seed: Value,
+    /// [1] where the loss of this step is noted.
+    pub slot: Value,
+    /// [M, 2] column and row of each patch's pixel (0, 0) on the canvas.
+    pub corners: Value,
+    /// [M, 2] what the position adds to that.
+    pub shifts: Value,
+    /// [H, W, 2].
+    pub canvas: Value,
+    /// [1, P, N, N, 2].
+    pub probe: Value,
+    /// [M].
+    pub gains: Option<Value>,
+    /// [1] or [N, N]: the root of the background.
+    pub background: Option<Value>,
+    /// [η, 1 − β₁ᵗ, 1 − β₂ᵗ] of each group that is solved for.
+    pub rates: Vec<(Group, Value)>,
+    /// [[`RING`]] losses of the last steps.
+    pub losses: Value,
+}
+
+/// Builds the step: forward, loss, adjoint, update.
+pub fn solver(design: &Design, sizes: &Sizes) -> Solver {
+    let mut g = Graph::default();
+    let (b, m, n) = (sizes.batch, sizes.frames, sizes.side);
+    let frames = g.input("frames", &[sizes.held, n, n]);
+    let (index, member) = (g.input("index", &[b, 1]), g.input("member", &[b]));
+    let (dose, scan) = (g.input("dose", &[b]), g.input("scan", &[b]));
+    let (mask, weight) = (g.input("mask", &[1, n, n]), g.input("weight", &[b]));
+    let (seed, slot) = (g.input("seed", &[1]), g.input("slot", &[1]));
+    let corners = g.input("corners", &[m, 2]);
+    let mut given = |group, name: &str, shape: &[usize], solved| match solved {
+        true => g.param_of(group, name, shape),
+        false => g.input(name, shape),
+    };
+    let [height, width] = sizes.canvas;
+    let canvas = given(Group::Object, "object", &[height, width, 2], true);
+    let probe = given(Group::Probe, "probe", &[1, sizes.modes, n, n, 2], design.probe);
+    let shifts = given(Group::Positions, "shifts", &[m, 2], design.positions);
+    let gains = design.gains.then(|| given(Group::Exposure, "gains", &[m], true));
+    let background_shape = match design.background {
+        BackgroundKind::None => None,
+        BackgroundKind::Constant => Some(vec![1]),
+        BackgroundKind::Pixels => Some(vec![n, n]),
+    };
+    let root = background_shape.map(|shape| given(Group::Background, "background", &shape, true));
+
+    let measured = gather(&mut g, frames, index);
+    let (corner, shift) = (gather(&mut g, corners, member), gather(&mut g, shifts, member));
+    let patches = cut(&mut g, canvas, corner, shift, n);
+    let mut intensity = diffract(&mut g, patches, probe, scan);
+    if let Some(gains) = gains {
+        let gain = gather(&mut g, gains, member);
+        intensity = scale(&mut g, intensity, gain);
+    }
+    if let Some(root) = root {
+        intensity = background(&mut g, intensity, root);
+    }
+    let seen = Measured { amplitude: measured, dose, mask, scan };
+    let coefficient = 1.0 / sizes.typical;
+    let (upstream, mean) = (Upstream { weight, factor: coefficient }, Normalise::ValidPixels);
+    let value = match design.loss {
+        Loss::Amplitude => amplitude(&mut g, intensity, seen, upstream, mean),
+        Loss::Poisson => poisson(&mut g, intensity, seen, upstream, design.epsilon_photons, mean),
+    };
+    let loss = weighted_sum(&mut g, vec![Term { value, weight, coefficient }]);
+    g.differentiate(loss, seed);
+    let losses = record(&mut g, "losses", loss, slot, RING);
+    let rates = update(&mut g);
+    let plan = Plan::new(g);
+    Solver {
+        plan,
+        frames,
+        index,
+        member,
+        dose,
+        scan,
+        mask,
+        weight,
+        seed,
+        slot,
+        corners,
+        shifts,
+        canvas,
+        probe,
+        gains,
+        background: root,
+        rates,
+        losses,
+    }
+}
+
+/// Appends a step of Adam for each group.
+fn update(g: &mut Graph) -> Vec<(Group, Value)> {
+    g.enter(Stage::Update);
+    let params = g.of_role(Role::Param);
+    for &p in &params {
+        assert!(g.grad_of(p).is_some(), "the loss depends on {}", g.name(p));
+        g.mirror(p, Role::Moment1, "moment1 ");
+        g.mirror(p, Role::Moment2, "moment2 ");
+    }
+    let mut groups: Vec<Group> = params.iter().map(|&p| g.group(p)).collect();
+    groups.sort();
+    let rule = Constants {
+        beta1: BETAS[0],
+        beta2: BETAS[1],
+        epsilon: EPSILON,
+        weight_decay: 0.0,
+        decoupled: false,
+    };
+    let mut rates = Vec::with_capacity(groups.len());
+    for group in groups {
+        let control = g.input(&format!("rate of {group:?}"), &[3]);
+        let roles = [Role::Param, Role::ParamGrad, Role::Moment1, Role::Moment2];
+        let regions = roles.map(|role| g.region(role, group));
+        adam(g, regions, control, rule);
+        rates.push((group, control));
+    }
+    rates
+}

@@ -1,0 +1,261 @@
+//! Direct reconstruction: the object is solved for, with no network.
+//!
+//! Every pattern must follow from its patch of one common object, the probe and the physics of
+//! [`models::physics`](crate::models::physics); the object is moved, with the probe and where asked
+//! for the positions, until the residual stops falling. [`reconstruct`] starts from nothing but a
+//! scan, or from another reconstruction, a network's for example, which it refines.
+//!
+//! ```no_run
+//! use ptycho_gpu::backend;
+//! use ptycho_gpu::config::Device;
+//! use ptycho_gpu::data::{LoadOptions, load};
+//! use ptycho_gpu::reconstruct::{Options, Start, reconstruct};
+//!
+//! # fn main() -> ptycho_gpu::Result<()> {
+//! let scan = load("scan.npz".as_ref(), &LoadOptions::default())?;
+//! let options = Options { epochs: 60, modes: 3, ..Options::default() };
+//! let device = backend::choose(Device::Auto)?;
+//! let solved = reconstruct(&scan, &Start::of(&scan), &options, &device, None)?;
+//! println!("residual {:.4}", solved.figures.residual);
+//! solved.reconstruction.write("reconstruction.npz".as_ref(), &scan, &Default::default())?;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod modes;
+mod solve;
+
+use std::path::Path;
+
+use ndarray::{Array2, Array3};
+use num_complex::Complex32;
+use serde::Serialize;
+
+use crate::backend::Chosen;
+use crate::data::scan::{Position, Scan};
+use crate::metrics::{DataSpace, data_space};
+use crate::models::object::{BackgroundKind, Loss};
+use crate::reconstruction::Reconstruction;
+use crate::{Error, Result};
+
+/// How an object is solved for. Lengths are object pixels, rates are per step of Adam.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Options {
+    /// Most passes over the patterns.
+    pub epochs: usize,
+    /// Patterns in a step.
+    pub batch_size: usize,
+    pub loss: Loss,
+    /// Incoherent modes of the probe.
+    pub modes: usize,
+    /// Solve for the probe too.
+    pub refine_probe: bool,
+    /// Solve for the positions too.
+    pub refine_positions: bool,
+    /// Farthest that a position may move from where it started.
+    pub max_shift: f64,
+    /// Solve for the brightness of each pattern.
+    pub frame_scale: bool,
+    pub background: BackgroundKind,
+    pub rates: Rates,
+    /// Governs the order of the patterns.
+    pub seed: u64,
+    /// Epochs after which a loss that has not fallen by `tolerance` ends the run.
+    pub patience: usize,
+    /// Relative fall of the loss over `patience` epochs that counts as progress.
+    pub tolerance: f64,
+}
+
+/// Rates at the start; they fall to 0 along half a cosine.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Rates {
+    /// Of the object, whose modulus is about 1.
+    pub object: f64,
+    /// Of the probe, in units of its rms amplitude.
+    pub probe: f64,
+    /// Of the positions.
+    pub positions: f64,
+    /// Of the brightness of each pattern, which is about 1.
+    pub frame_scale: f64,
+    /// Of the root of the background, in units of the rms of a pattern.
+    pub background: f64,
+}
+
+impl Default for Rates {
+    fn default() -> Rates {
+        Rates { object: 2e-2, probe: 2e-2, positions: 5e-2, frame_scale: 5e-3, background: 1e-3 }
+    }
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            epochs: 100,
+            batch_size: 32,
+            loss: Loss::Amplitude,
+            modes: 1,
+            refine_probe: true,
+            refine_positions: false,
+            max_shift: 4.0,
+            frame_scale: false,
+            background: BackgroundKind::None,
+            rates: Rates::default(),
+            seed: 0,
+            patience: 20,
+            tolerance: 1e-3,
+        }
+    }
+}
+
+/// What a reconstruction starts from, in the gauge of the file.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// [P, N, N].
+    pub probe: Array3<Complex32>,
+    /// Patterns that are used.
+    pub indices: Vec<usize>,
+    /// Where they are.
+    pub positions: Vec<Position>,
+    /// None: an object of ones.
+    pub object: Option<StartObject>,
+}
+
+/// An object that is known already.
+#[derive(Clone, Debug)]
+pub struct StartObject {
+    /// [H, W].
+    pub object: Array2<Complex32>,
+    /// [H, W], above 0 where it is known.
+    pub weights: Array2<f32>,
+    /// Object pixel (row, column) of canvas pixel (0, 0).
+    pub origin_yx: [f64; 2],
+}
+
+impl Start {
+    /// The probe and the positions of the file, and an object of ones.
+    pub fn of(scan: &Scan) -> Start {
+        Start {
+            probe: scan.probe.clone(),
+            indices: (0..scan.len()).collect(),
+            positions: scan.positions.clone(),
+            object: None,
+        }
+    }
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Solved {
+    /// In the gauge of the file.
+    pub reconstruction: Reconstruction,
+    /// How well it explains the patterns.
+    pub figures: DataSpace,
+    pub outcome: Outcome,
+}
+
+/// How a run went.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Passes over the patterns.
+    pub epochs: usize,
+    pub steps: u64,
+    /// Mean loss of the last epoch: close to the residual for the amplitude loss.
+    pub loss: f64,
+    /// Whether the loss had stopped falling before the last epoch.
+    pub stopped_early: bool,
+    /// How often the rates were halved because the loss rose.
+    pub halvings: usize,
+    /// Share of each mode in the power of the probe, the strongest first.
+    pub mode_powers: Vec<f64>,
+    pub patterns_per_second: f64,
+    pub seconds: f64,
+}
+
+/// Solves for the object behind `scan`. `history` is where a row is written for each epoch.
+///
+/// # Errors
+/// [`Error::Config`] for options outside their range, [`Error::Input`] for a scan that cannot be
+/// solved (no probe to start from, dark patterns), [`Error::Device`] where the device refuses, and
+/// [`Error::Run`] when the loss keeps rising however small the steps.
+pub fn reconstruct(
+    scan: &Scan,
+    start: &Start,
+    options: &Options,
+    device: &Chosen,
+    history: Option<&Path>,
+) -> Result<Solved> {
+    options.check()?;
+    start.check(scan)?;
+    let mut job = solve::Job::new(scan, start, options, device)?;
+    let outcome = job.run(history)?;
+    let reconstruction = job.finish()?;
+    let figures = data_space(&reconstruction.explained(scan))?;
+    Ok(Solved { reconstruction, figures, outcome })
+}
+
+impl Options {
+    /// Whether every value lies in its range.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |text: String| Err(Error::Config(text));
+        for (flag, value) in
+            [("--epochs", self.epochs), ("--batch-size", self.batch_size), ("--modes", self.modes)]
+        {
+            if value == 0 {
+                return refuse(format!("{flag} is 0, but must be at least 1"));
+            }
+        }
+        if self.modes > modes::MOST {
+            return refuse(format!("--modes is {}, but at most {} work", self.modes, modes::MOST));
+        }
+        let rates = [
+            ("--object-rate", self.rates.object),
+            ("--probe-rate", self.rates.probe),
+            ("--position-rate", self.rates.positions),
+            ("--frame-scale-rate", self.rates.frame_scale),
+            ("--background-rate", self.rates.background),
+            ("--max-shift", self.max_shift),
+        ];
+        for (flag, value) in rates {
+            if !(value.is_finite() && value > 0.0) {
+                return refuse(format!("{flag} is {value}, but must be a number above 0"));
+            }
+        }
+        if !(0.0..1.0).contains(&self.tolerance) {
+            return refuse(format!(
+                "--tolerance is {}, but must be at least 0 and less than 1",
+                self.tolerance
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Start {
+    fn check(&self, scan: &Scan) -> Result<()> {
+        let refuse = |text: String| Err(Error::input(&scan.source.path, text));
+        let (modes, side, width) = self.probe.dim();
+        if modes == 0 {
+            return refuse("there is no probe to start from: name one with --probe".into());
+        }
+        if (side, width) != (scan.side(), scan.side()) {
+            return refuse(format!(
+                "patterns are {0}×{0}, but the probe to start from is {side}×{width}",
+                scan.side()
+            ));
+        }
+        if self.indices.is_empty() || self.indices.len() != self.positions.len() {
+            return refuse(format!(
+                "{} patterns come with {} positions: one each is needed, and at least one",
+                self.indices.len(),
+                self.positions.len()
+            ));
+        }
+        if let Some(index) = self.indices.iter().find(|&&i| i >= scan.len()) {
+            return refuse(format!(
+                "pattern {index} is asked for, but the scan has only {}: is it another scan?",
+                scan.len()
+            ));
+        }
+        Ok(())
+    }
+}

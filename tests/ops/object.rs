@@ -1,0 +1,168 @@
+//! Ops of a graph whose parameters are the object itself, positions, gains and background.
+
+use ptycho_gpu::backend::{Backend, cpu::Cpu};
+use ptycho_gpu::graph::{Graph, Stage, Value};
+use ptycho_gpu::ops::misfit::{Measured, Normalise, Upstream};
+use ptycho_gpu::ops::{
+    amplitude::amplitude, background::background, cut::cut, gather::gather, polar::polar,
+    scale::scale,
+};
+use ptycho_gpu::plan::Plan;
+
+use crate::support::{Case, case};
+
+/// Corners (column, row) of three patches on a canvas of 7 × 11 pixels: inside, over two borders,
+/// and outside.
+const CORNERS: [f64; 6] = [2., 1., -2., 4., 8., 7.];
+
+/// What is added to them: whole, fractional, and more than a pixel.
+const SHIFTS: [f64; 6] = [0., 0.25, 0.5, -0.75, -1.625, 1.375];
+
+fn cuts(canvas: bool, shift: bool) -> Case {
+    case(|g| {
+        let mut array = |name: &str, shape: &[usize], param: bool| {
+            if param { g.param(name, shape) } else { g.input(name, shape) }
+        };
+        let k = array("canvas", &[7, 11, 2], canvas);
+        let d = array("shift", &[3, 2], shift);
+        let corner = g.input("corner", &[3, 2]);
+        cut(g, k, corner, d, 4)
+    })
+    .with("corner", CORNERS)
+}
+
+#[test]
+fn cut_is_linear_in_the_canvas() {
+    cuts(true, false).with("shift", SHIFTS).linear().check(1e-6);
+}
+
+#[test]
+fn cut_moves_with_its_shift() {
+    // Between whole pixels, where the bilinear rule has a derivative.
+    let between = SHIFTS.map(|s| s + 0.125);
+    cuts(false, true).with("shift", between).check(1e-6);
+    cuts(true, true).with("shift", between).check(1e-6);
+}
+
+#[test]
+fn cut_adds_to_gradients_that_are_there() {
+    case(|g| {
+        let (k, d) = (g.param("canvas", &[6, 5, 2]), g.param("shift", &[1, 2]));
+        let corner = g.input("corner", &[1, 2]);
+        let [a, b] = [(); 2].map(|()| cut(g, k, corner, d, 4));
+        polar(g, a, b)
+    })
+    .with("corner", [1.0, 1.0])
+    .with("shift", [0.375, -0.25])
+    .check(1e-6);
+}
+
+#[test]
+fn cut_keeps_a_small_shift_far_from_the_origin() {
+    let mut g = Graph::default();
+    let width = 1 << 14;
+    let (k, corner) = (g.input("canvas", &[1, width, 2]), g.input("corner", &[1, 2]));
+    let shift = g.input("shift", &[1, 2]);
+    let patch = cut(&mut g, k, corner, shift, 1);
+    g.keep(patch);
+    let mut cpu = Cpu::<f32>::new(Plan::new(g));
+    let mut canvas = vec![0.0; 2 * width];
+    canvas[2 * (width - 1)] = 1.0;
+    // 16382 + 2⁻¹² needs more digits than f32 has.
+    let small = 2f32.powi(-12);
+    let inputs =
+        [(k, canvas.as_slice()), (corner, &[width as f32 - 2.0, 0.0]), (shift, &[small, 0.0])];
+    inputs.iter().for_each(|(v, x)| cpu.write(*v, x).unwrap());
+    cpu.run(Stage::Forward).unwrap();
+    assert_eq!(cpu.read(patch).unwrap()[0], small);
+}
+
+#[test]
+fn gather_gives_each_member_of_a_table_its_gradient() {
+    for index in [vec![2.0, 0.0, 3.0], vec![1.0, 1.0, 2.0]] {
+        case(|g| {
+            let (table, index) = (g.param("table", &[4, 2]), g.input("index", &[3]));
+            gather(g, table, index)
+        })
+        .with("index", index)
+        .linear()
+        .check(1e-6);
+    }
+}
+
+#[test]
+fn scale_learns_its_gains() {
+    let gains = |x: bool| {
+        case(|g| {
+            let x = if x { g.param("x", &[3, 1, 5, 5]) } else { g.input("x", &[3, 1, 5, 5]) };
+            let gain = g.param("gain", &[3]);
+            scale(g, x, gain)
+        })
+    };
+    gains(false).linear().check(1e-6);
+    gains(true).check(1e-6);
+}
+
+#[test]
+fn background_adds_light_to_every_pattern() {
+    for root in [vec![1], vec![3, 3]] {
+        case(|g| {
+            let (x, root) = (g.param("intensity", &[2, 1, 3, 3]), g.param("root", &root));
+            background(g, x, root)
+        })
+        .check(1e-6);
+    }
+}
+
+#[test]
+fn amplitude_sums_the_valid_pixels_of_each_sample() {
+    const MASKS: [f64; 8] = [0., 1., 0.5, 1., 1., 1., 1., 0.];
+    for normalise in [Normalise::ValidPixels, Normalise::Sum] {
+        case(|g| {
+            let (intensity, seen) = losses(g, [3, 2, 2, 2], 2);
+            let upstream = Upstream { weight: g.input("seed", &[3]), factor: 1.0 };
+            amplitude(g, intensity, seen, upstream, normalise)
+        })
+        .positive()
+        .with("mask", MASKS)
+        .with("scan", [1.0, 0.0, 1.0])
+        .check(1e-6);
+    }
+}
+
+#[test]
+fn amplitude_has_no_nan_on_a_dark_pixel() {
+    for measured in [0.0, 2.0] {
+        let mut g = Graph::default();
+        let (intensity, seen) = losses(&mut g, [1, 1, 1, 1], 1);
+        let seed = g.input("seed", &[1]);
+        let upstream = Upstream { weight: seed, factor: 1.0 };
+        let loss = amplitude(&mut g, intensity, seen, upstream, Normalise::Sum);
+        g.keep(loss);
+        g.differentiate(loss, seed);
+        let slope = g.grad_of(intensity).unwrap();
+        let mut cpu = Cpu::<f32>::new(Plan::new(g));
+        for (v, x) in [(intensity, 0.0), (seen.amplitude, measured), (seen.dose, 3.0)] {
+            cpu.write(v, &[x]).unwrap();
+        }
+        for (v, x) in [(seen.mask, 1.0), (seen.scan, 0.0), (seed, 1.0)] {
+            cpu.write(v, &[x]).unwrap();
+        }
+        cpu.run_stages(Stage::Forward..=Stage::Backward).unwrap();
+        let (loss, slope) = (cpu.read(loss).unwrap()[0], cpu.read(slope).unwrap()[0]);
+        assert!((loss - 9.0 * measured * measured).abs() < 1e-5, "loss {loss}");
+        // Times the dark field, which is 0, this is a gradient of 0.
+        assert!(slope.is_finite() && (slope < 0.0) == (measured > 0.0), "slope {slope}");
+    }
+}
+
+fn losses(g: &mut Graph, shape: [usize; 4], scans: usize) -> (Value, Measured) {
+    let intensity = g.param("intensity", &shape);
+    let seen = Measured {
+        amplitude: g.input("amplitude", &shape),
+        dose: g.input("dose", &shape[..1]),
+        mask: g.input("mask", &[scans, shape[2], shape[3]]),
+        scan: g.input("scan", &shape[..1]),
+    };
+    (intensity, seen)
+}
