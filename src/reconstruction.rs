@@ -187,6 +187,14 @@ impl Saved {
         })
     }
 
+    /// The same, with coordinates that count from `origin_yx`.
+    pub fn seen_from(mut self, origin_yx: [f64; 2]) -> Saved {
+        let [y, x] = origin_yx;
+        self.origin_yx = [self.origin_yx[0] - y, self.origin_yx[1] - x];
+        self.positions.iter_mut().for_each(|p| (p.x, p.y) = (p.x - x, p.y - y));
+        self
+    }
+
     /// For a comparison with the truth.
     pub fn placed(&self) -> metrics::Reconstruction<'_> {
         metrics::Reconstruction {

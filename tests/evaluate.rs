@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use assert_cmd::Command;
-use ndarray::{Array1, Array2, Array3, arr1};
+use ndarray::{Array1, Array2, Array3, arr1, s};
 use ptycho_gpu::data::npz::NpzWriter;
 use ptycho_gpu::data::{DoseOrigin, LoadOptions, Scan, load};
 use serde_json::Value;
@@ -28,13 +28,24 @@ fn read(path: &Path) -> Scan {
 
 /// A reconstruction file that holds `object` as found and the probe of `scan`.
 fn reconstruction(folder: &Path, scan: &Scan, object: &Array2<num_complex::Complex32>) {
+    placed(folder, scan, object, [0.0, 0.0]);
+}
+
+/// The same, where pixel (0, 0) of `object` has the object coordinates `origin_yx`.
+fn placed(
+    folder: &Path,
+    scan: &Scan,
+    object: &Array2<num_complex::Complex32>,
+    origin_yx: [f64; 2],
+) {
+    std::fs::create_dir_all(folder).unwrap();
     let mut file = NpzWriter::create(folder.join("reconstruction.npz")).unwrap();
     let positions = Array2::from_shape_fn((scan.len(), 2), |(i, k)| {
         [scan.positions[i].x, scan.positions[i].y][k]
     });
     file.c64("object", object).unwrap();
     file.f32("weights", &Array2::ones(object.dim())).unwrap();
-    file.f64("origin_yx", &arr1(&[0.0, 0.0])).unwrap();
+    file.f64("origin_yx", &arr1(&origin_yx)).unwrap();
     file.c64("probe", &scan.probe).unwrap();
     file.f64("positions", &positions).unwrap();
     file.i64("indices", &(0..scan.len() as i64).collect::<Array1<i64>>()).unwrap();
@@ -66,6 +77,26 @@ fn the_truth_evaluated_as_a_reconstruction_is_perfect_and_leaves_shot_noise() {
         got["ssim"][0].as_f64().unwrap() > 0.999999 && got["phase_mae"].as_f64().unwrap() < 1e-6
     );
     assert!(std::fs::read_to_string(frc).unwrap().starts_with("ring,cycles_per_pixel"));
+}
+
+#[test]
+fn another_reconstruction_is_a_truth_wherever_its_canvas_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = simulated(folder.path(), &[]);
+    let scan = read(&path);
+    let object = scan.object.as_ref().unwrap();
+    reconstruction(folder.path(), &scan, object);
+    let other = folder.path().join("other");
+    let (height, width) = object.dim();
+    let mut wider = Array2::zeros((height + 3, width + 5));
+    wider.slice_mut(s![3.., 5..]).assign(object);
+    let against = |origin| {
+        placed(&other, &scan, &wider, origin);
+        let truth = ["--truth", other.to_str().unwrap()];
+        figures(folder.path(), &truth)["relative_l2"].as_f64().unwrap()
+    };
+    assert!(against([-3.0, -5.0]) < 1e-6);
+    assert!(against([0.0, 0.0]) > 0.01, "a shifted object is another one");
 }
 
 #[test]

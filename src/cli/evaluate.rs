@@ -22,7 +22,8 @@ pub struct Args {
     /// The scan that was reconstructed
     #[arg(value_name = "SCAN", required_unless_present = "truth")]
     pub scan: Option<PathBuf>,
-    /// An .npz file whose objectGuess is the truth, instead of the scan's
+    /// What is taken for the truth instead of the scan's: the objectGuess of another .npz file, or
+    /// another reconstruction
     #[arg(long, value_name = "FILE")]
     pub truth: Option<PathBuf>,
     /// Print all figures as one JSON line after the table
@@ -44,7 +45,10 @@ pub fn run(args: Args) -> Result<()> {
     let scan = args.scan.as_ref().map(|path| load(path, &args.load)).transpose()?;
     let (truth, note) = truth(args.truth.as_deref(), scan.as_ref())?;
     let data = scan.as_ref().map(|scan| data_space(&result.explained(scan))).transpose()?;
-    let truth = truth.map(|truth| against_truth(&result.placed(), truth.view())).transpose()?;
+    let truth = truth.map(|Truth { object, origin_yx }| {
+        against_truth(&result.clone().seen_from(origin_yx).placed(), object.view())
+    });
+    let truth = truth.transpose()?;
     let report = Report { data, truth };
     print!("{report}");
     if let Some(note) = &note {
@@ -66,23 +70,40 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
+/// What a reconstruction is held against.
+struct Truth {
+    /// [H, W].
+    object: Array2<Complex32>,
+    /// Object coordinates (row, column) of its pixel (0, 0).
+    origin_yx: [f64; 2],
+}
+
 /// The true object, or a sentence that says why there is none.
-fn truth(
-    file: Option<&Path>,
-    scan: Option<&Scan>,
-) -> Result<(Option<Array2<Complex32>>, Option<String>)> {
-    let object = match file {
-        Some(path) => Some(shaped::<_, Ix2>(&mut Npz::open(path)?, "objectGuess", Npz::c64)?),
-        None => scan.and_then(|scan| scan.object.clone()),
+fn truth(file: Option<&Path>, scan: Option<&Scan>) -> Result<(Option<Truth>, Option<String>)> {
+    let truth = match file {
+        Some(path) => Some(read_truth(path)?),
+        None => scan
+            .and_then(|scan| scan.object.clone())
+            .map(|object| Truth { object, origin_yx: [0.0; 2] }),
     };
-    let note = match &object {
+    let note = match &truth {
         None => "The scan has no objectGuess: nothing to compare the image with.",
-        Some(object) if is_guess(object.view()) => {
+        Some(truth) if is_guess(truth.object.view()) => {
             "The objectGuess is constant, a starting guess and not a truth: the image is not compared with it."
         }
-        Some(_) => return Ok((object, None)),
+        Some(_) => return Ok((truth, None)),
     };
     Ok((None, Some(note.to_owned())))
+}
+
+/// The `objectGuess` of a scan, or the object of another reconstruction.
+fn read_truth(path: &Path) -> Result<Truth> {
+    if path.is_dir() || Npz::open(path)?.find("origin_yx").is_some() {
+        let Saved { object, origin_yx, .. } = Saved::read(path)?;
+        return Ok(Truth { object, origin_yx });
+    }
+    let object = shaped::<_, Ix2>(&mut Npz::open(path)?, "objectGuess", Npz::c64)?;
+    Ok(Truth { object, origin_yx: [0.0; 2] })
 }
 
 fn write_frc(path: &Path, truth: Option<&TruthReport>) -> Result<()> {
