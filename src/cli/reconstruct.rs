@@ -123,7 +123,7 @@ pub fn run(args: Args) -> Result<()> {
     let start = Start::of(&scan);
     let solved = reconstruct(&scan, &start, &options, &device, Some(&folder.join("history.csv")))?;
     let mut record = RunRecord::new("reconstruct");
-    record.input(&scan).device(&device.to_string()).seed(options.seed).set("options", &options);
+    record.input(&scan).device(device.describe()).seed(options.seed).set("options", &options);
     record.timing("solving_seconds", solved.outcome.seconds);
     record.timing("total_seconds", started.elapsed().as_secs_f64());
     record.result("outcome", &solved.outcome).result("data_space", &solved.figures);
