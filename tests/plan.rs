@@ -126,7 +126,7 @@ fn buffers_and_padding_fill_the_arena_and_share_nothing() {
     }
     for padding in plan.padding() {
         assert!(
-            padding.range.len() > 0 && owners[padding.range.clone()].iter().all(|owned| !owned)
+            !padding.range.is_empty() && owners[padding.range.clone()].iter().all(|owned| !owned)
         );
         assert_eq!(plan.range(padding.after).end, padding.range.start);
         owners[padding.range].fill(true);

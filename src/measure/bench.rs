@@ -1,9 +1,9 @@
 //! How fast the engine is: every op, and whole steps.
 //!
-//! Figures are medians of repeats after a warm-up. Copies of an op's buffers take turns, so that no
-//! run finds in a cache what the last one left there. What an op took is set beside the roof that
-//! was measured on the same device in the same run: the time that its bytes take to copy, or its
-//! multiply-adds in registers, whichever is longer.
+//! Figures are medians of repeats after a warm-up, roofs the fastest repeat. Copies of an op's
+//! buffers take turns, so that no run finds in a cache what the last one left there. What an op took
+//! is set beside the roof that was measured on the same device in the same run: the time that its
+//! bytes take to copy, or its multiply-adds in registers, whichever is longer.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -89,11 +89,11 @@ pub fn roofs(device: &Chosen) -> Result<Roofs> {
     let (x, gain) = (g.input("x", &[parts, each]), g.input("gain", &[parts]));
     let y = scale(&mut g, x, gain);
     g.keep(y);
-    let copy = time(&mut [open(device, Plan::new(g))?], Stage::Forward..=Stage::Forward)?;
+    let copy = times(&mut [open(device, Plan::new(g))?], Stage::Forward..=Stage::Forward)?[0];
     let case = all().into_iter().find(|case| case.name == ROOF).expect("it is one of them");
     let planned = case.plan(&Size::PRODUCTION);
     let flop = flop(&case, &planned.plan, Stage::Forward).expect("it does nothing else");
-    let multiply = time(&mut copies(device, &planned, 1)?, Stage::Forward..=Stage::Forward)?;
+    let multiply = times(&mut copies(device, &planned, 1)?, Stage::Forward..=Stage::Forward)?[0];
     Ok(Roofs { gb_per_s: COLD as f64 / copy * 1e-9, gflop_per_s: flop / multiply * 1e-9 })
 }
 
@@ -230,9 +230,15 @@ fn open(device: &Chosen, plan: Plan) -> Result<Box<dyn Backend>> {
     Ok(backend)
 }
 
-/// Median seconds of `stages` in a row. The backends, each of which waits for the
-/// others, take turns.
+/// Median seconds of `stages` in a row.
 fn time(backends: &mut [Box<dyn Backend>], stages: RangeInclusive<Stage>) -> Result<f64> {
+    let times = times(backends, stages)?;
+    Ok(times[times.len() / 2])
+}
+
+/// Seconds of `stages` in a row, repeat by repeat, the fastest first. The backends, each of which
+/// waits for the others, take turns.
+fn times(backends: &mut [Box<dyn Backend>], stages: RangeInclusive<Stage>) -> Result<Vec<f64>> {
     let count = backends.len();
     let mut turns = (0..count).cycle();
     let mut repeat = |times: usize| -> Result<f64> {
@@ -250,5 +256,5 @@ fn time(backends: &mut [Box<dyn Backend>], stages: RangeInclusive<Stage>) -> Res
         times.push(repeat(in_a_row)?);
     }
     times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    Ok(times)
 }
