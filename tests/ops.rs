@@ -7,4 +7,5 @@ mod ops {
     mod network;
     mod optimiser;
     mod physics;
+    mod spectral;
 }

@@ -11,8 +11,8 @@
 
 mod cpu;
 mod cuda;
-mod layout;
-mod simd;
+pub(super) mod layout;
+pub(super) mod simd;
 
 pub use simd::{Kernels, kernels_f32, kernels_portable};
 
