@@ -10,6 +10,24 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::data::{FrameOrder, InputDomain};
 
+/// The network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Architecture {
+    /// Convolutional encoder with two decoders.
+    #[default]
+    Cnn,
+    /// Factorised Fourier operator: a few frequencies along rows and columns, in residual blocks.
+    Ffno,
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().expect("no variant is skipped").get_name())
+    }
+}
+
 /// How the decoder's two paths become one patch: path 1 fills the centre, path 2 all of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

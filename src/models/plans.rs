@@ -2,7 +2,7 @@
 
 use super::optimiser::{self, Controls};
 use super::physics::{Overlap, canvas_side, diffract, overlap};
-use super::{Initial, cnn};
+use super::{Initial, Patch};
 use crate::config::{Loss, LossConfig, MergeWeights, Mode, ModelConfig, OptimiserConfig};
 use crate::graph::{Graph, Group, Value};
 use crate::ops::absolute_error::{absolute_error, absolute_phase_error};
@@ -150,7 +150,7 @@ pub fn training(
     let inputs = inputs(&mut g, model, loss, optimiser, sizes);
     let amplitude = gather(&mut g, inputs.frames, inputs.index);
     let x = scale(&mut g, amplitude, inputs.gain);
-    let patch = cnn::build(&mut g, model, x, inputs.training, &mut initial);
+    let patch = super::build(&mut g, model, x, inputs.training, &mut initial);
     let mut intensity = None;
     let mut terms = match loss.mode {
         Mode::Unsupervised => {
@@ -230,7 +230,7 @@ fn inputs(
 }
 
 /// The intensity that the patches predict.
-fn predict(g: &mut Graph, inputs: &Inputs, patch: cnn::Patch) -> Value {
+fn predict(g: &mut Graph, inputs: &Inputs, patch: Patch) -> Value {
     let mut object = polar(g, patch.amplitude, patch.phase);
     if let Some(o) = &inputs.overlap {
         object = overlap(g, object, o);
@@ -259,12 +259,7 @@ fn misfit(
 }
 
 /// The mean absolute error of amplitude and phase against the true patches.
-fn supervised(
-    g: &mut Graph,
-    inputs: &Inputs,
-    patch: cnn::Patch,
-    batch: usize,
-) -> Vec<(Value, f64)> {
+fn supervised(g: &mut Graph, inputs: &Inputs, patch: Patch, batch: usize) -> Vec<(Value, f64)> {
     let [amplitude, phase] = inputs.labels.expect("supervised plans have labels");
     let amplitude = gather(g, amplitude, inputs.index);
     let phase = gather(g, phase, inputs.index);
@@ -277,7 +272,7 @@ fn supervised(
 }
 
 /// Terms that prefer smooth patches, with their weights.
-fn regularisers(g: &mut Graph, loss: &LossConfig, patch: cnn::Patch) -> Vec<(Value, f64)> {
+fn regularisers(g: &mut Graph, loss: &LossConfig, patch: Patch) -> Vec<(Value, f64)> {
     type Term = fn(&mut Graph, Value) -> Value;
     let terms: [(f64, Term, Value); 4] = [
         (loss.tv_amplitude, total_variation, patch.amplitude),
@@ -298,7 +293,7 @@ pub fn inference(model: &ModelConfig, batch: usize, canvas: Option<Canvas>) -> I
     let gain = g.input("gain", &[batch]);
     let training = g.input("training", &[1]);
     let x = scale(&mut g, amplitude, gain);
-    let patch = cnn::build(&mut g, model, x, training, &mut initial);
+    let patch = super::build(&mut g, model, x, training, &mut initial);
     let object = polar(&mut g, patch.amplitude, patch.phase);
     g.keep(object);
     let stitched = canvas.map(|Canvas { size, crop, transpose }| {
