@@ -6,16 +6,18 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use ptycho_gpu::backend::{self, Backend, Chosen, cpu::Cpu};
 use ptycho_gpu::checkpoint::Checkpoint;
-use ptycho_gpu::config::{Architecture, Device, LossConfig, ModelConfig, OptimiserConfig};
+use ptycho_gpu::config::{
+    Architecture, Device, LossConfig, ModelConfig, OptimiserConfig, OutputMode, RowModes,
+};
 use ptycho_gpu::graph::{Role, Stage};
 use ptycho_gpu::models::plans::{self, Sizes, Training};
 use ptycho_gpu::plan::Plan;
 use ptycho_gpu::random::{Purpose, Stream};
 use tempfile::TempDir;
 
-use Architecture::Ffno;
+use Architecture::{Ffno, Fno, FnoVanilla, Srunet};
 
-const ALL: [Architecture; 1] = [Ffno];
+const ALL: [Architecture; 4] = [Ffno, Fno, FnoVanilla, Srunet];
 
 /// Parameters of a network, a complex one counted once as in publications.
 fn parameters(model: &ModelConfig) -> usize {
@@ -33,7 +35,7 @@ fn model(architecture: Architecture) -> ModelConfig {
 
 #[test]
 fn networks_have_the_published_number_of_parameters() {
-    for (architecture, want) in [(Ffno, 88_227)] {
+    for (architecture, want) in [(Ffno, 88_227), (Fno, 656_002), (FnoVanilla, 636_450)] {
         for n in [64, 128, 256] {
             let model = ModelConfig { n, ..model(architecture) };
             assert_eq!(parameters(&model), want, "{architecture}, {n}");
@@ -43,10 +45,13 @@ fn networks_have_the_published_number_of_parameters() {
 
 #[test]
 fn groups_add_channels_at_both_ends() {
-    for (gridsize, c) in [(2, 4), (3, 9)] {
-        let model = ModelConfig { gridsize, ..model(Ffno) };
-        // 9 weights of each first filter, and two filters of 32 weights with their biases.
-        assert_eq!(parameters(&model), 88_227 + (c - 1) * (9 * 32 + 2 * 33));
+    for architecture in ALL {
+        let one = parameters(&model(architecture));
+        for (gridsize, c) in [(2, 4), (3, 9)] {
+            let model = ModelConfig { gridsize, ..model(architecture) };
+            // 9 weights of each first filter, and two filters of 32 weights with their biases.
+            assert_eq!(parameters(&model), one + (c - 1) * (9 * 32 + 2 * 33), "{architecture}");
+        }
     }
 }
 
@@ -61,7 +66,8 @@ fn spectral_weights_of_every_block_give_the_older_published_network() {
 
 /// A network that takes little time.
 fn narrow(architecture: Architecture) -> ModelConfig {
-    ModelConfig { width: 6, fourier_modes: 5, blocks: 2, ..model(architecture) }
+    let blocks = if architecture == Srunet { 4 } else { 2 };
+    ModelConfig { width: 6, fourier_modes: 5, blocks, ..model(architecture) }
 }
 
 /// A step of two patterns with the plan's own first weights, on noise.
@@ -70,8 +76,8 @@ fn step(model: &ModelConfig) -> Training {
     plans::training(model, &LossConfig::default(), &OptimiserConfig::default(), &sizes)
 }
 
-/// Losses of two steps, then amplitude and phase of the patches of the second.
-fn two_steps(training: &Training, backend: &mut dyn Backend) -> Vec<Vec<f32>> {
+/// Writes first weights and inputs.
+fn fill(training: &Training, backend: &mut dyn Backend) {
     let plan = &training.plan;
     for initial in &training.initial {
         let len = plan.slots[initial.value.0].len();
@@ -92,6 +98,11 @@ fn two_steps(training: &Training, backend: &mut dyn Backend) -> Vec<Vec<f32>> {
         });
         backend.write(v, &content.collect::<Vec<_>>()).unwrap();
     }
+}
+
+/// Losses of two steps, then amplitude and phase of the patches of the second.
+fn two_steps(training: &Training, backend: &mut dyn Backend) -> Vec<Vec<f32>> {
+    fill(training, backend);
     let mut seen = Vec::new();
     for _ in 0..2 {
         for stage in [Stage::Forward, Stage::Backward, Stage::Update] {
@@ -104,15 +115,43 @@ fn two_steps(training: &Training, backend: &mut dyn Backend) -> Vec<Vec<f32>> {
     seen
 }
 
+/// The U-shaped network as its publication describes it, with the modes that a quarter of the side
+/// leaves. Of its sizes none is published.
+#[test]
+fn the_u_shaped_network_has_the_parameters_of_its_layers() {
+    for (n, deep) in [(64, 8), (128, 12), (256, 12)] {
+        let conv = |i: usize, o: usize, k: usize| o * (i * k * k + 1);
+        let spectral = |w: usize, m: usize| w * w * m * m;
+        let lifter = conv(1, 32, 3) + conv(32, 32, 3);
+        let encoder = [(32, 12), (64, 12), (128, deep), (128, deep)];
+        let encoder: usize = encoder.iter().map(|&(w, m)| spectral(w, m) + conv(w, w, 3)).sum();
+        let down = conv(32, 64, 2) + conv(64, 128, 2);
+        let residuals = 6 * 2 * (128 * 128 * 9 + 2 * 128) + 1;
+        let up = 16 * (128 * 64 + 64 * 32) + 2 * (64 + 32);
+        let want = lifter + encoder + down + residuals + up + conv(32, 2, 1);
+        assert_eq!(parameters(&ModelConfig { n, ..model(Srunet) }), want, "{n}");
+    }
+}
+
+#[test]
+fn waves_of_every_direction_take_twice_as_many_weights() {
+    let both = |architecture| ModelConfig { row_modes: RowModes::Both, ..model(architecture) };
+    let more = parameters(&both(Fno)) - parameters(&model(Fno));
+    assert_eq!(more, 4 * 32 * 32 * 12 * 12);
+    two_steps(&step(&both(Fno)), &mut Cpu::<f32>::new(step(&both(Fno)).plan));
+}
+
 #[test]
 fn networks_begin_near_amplitude_one_and_phase_zero() {
-    for architecture in ALL {
-        let training = step(&model(architecture));
+    let modes = [OutputMode::AmpPhase, OutputMode::RealImag];
+    for (architecture, output_mode) in ALL.into_iter().flat_map(|a| modes.map(|mode| (a, mode))) {
+        let training = step(&ModelConfig { output_mode, ..model(architecture) });
         let mut cpu = Cpu::<f32>::new(training.plan.clone());
-        let patch = &two_steps(&training, &mut cpu)[2..];
-        for (numbers, centre) in patch.iter().zip([1.0, 0.0]) {
-            let far = numbers.iter().map(|x| (x - centre).abs()).fold(0.0, f32::max);
-            assert!(far < 0.5, "{architecture}: {far} from {centre}");
+        fill(&training, &mut cpu);
+        cpu.run(Stage::Forward).unwrap();
+        for (v, centre) in training.patch.into_iter().zip([1.0, 0.0]) {
+            let far = cpu.get(v).iter().map(|x| (x - centre).abs()).fold(0.0, f32::max);
+            assert!(far < 0.3, "{architecture}, {output_mode:?}: {far} from {centre}");
         }
     }
 }
@@ -166,8 +205,7 @@ fn train(scan: &Path, folder: &Path, architecture: Architecture, more: &[&str]) 
     let mut command = program();
     command.arg("train").arg("--train-data-file").arg(scan).arg("--output-dir").arg(folder);
     command.arg(format!("--architecture={architecture}")).args(["--device=cpu", "--seed=3"]);
-    command.args(["--width=6", "--fourier-modes=5", "--blocks=2"]);
-    command.args(["--n-images=4", "--batch-size=2"]).args(more);
+    command.args(["--width=6", "--n-images=4", "--batch-size=2"]).args(more);
     command
 }
 
@@ -242,9 +280,9 @@ fn options_of_another_architecture_are_refused() {
     let said = refused(train(&scan, &folder, Ffno, &["--n-filters-scale=1"]), 1);
     assert!(said.contains("--n-filters-scale belongs to the architecture cnn"), "{said}");
     let said = refused(train(&scan, &folder, Architecture::Cnn, &[]), 1);
-    for flag in ["--width", "--fourier-modes", "--blocks"] {
-        assert!(said.contains(flag), "{said}");
-    }
+    assert!(said.contains("--width belongs to the architecture ffno, fno,"), "{said}");
+    let said = refused(train(&scan, &folder, Srunet, &["--blocks=3", "--refiners=1"]), 1);
+    assert!(said.contains("--blocks belongs") && said.contains("--refiners belongs"), "{said}");
     let said = refused(train(&scan, &folder, Ffno, &["--fourier-modes=33"]), 1);
     assert!(said.contains("from 1 to 32"), "{said}");
     assert!(!folder.exists());

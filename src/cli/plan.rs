@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write as _, stdout};
 
 use crate::config::{
     AmpActivation, Architecture, Head, LossConfig, ModelConfig, Optimiser, OptimiserConfig,
+    OutputMode, RowModes,
 };
 use crate::data::check_network_side;
 use crate::graph::{Group, Role, Slot, Stage, Value};
@@ -47,7 +48,13 @@ pub struct Args {
     /// Others than cnn: frequencies that a spectral layer keeps
     #[arg(long, value_name = "MODES", value_parser = positive, default_value_t = ModelConfig::default().fourier_modes)]
     pub fourier_modes: usize,
-    /// Others than cnn: spectral blocks
+    /// Others than cnn: amplitude and phase, or real and imaginary part
+    #[arg(long, value_enum, ignore_case = true, default_value_t)]
+    pub output_mode: OutputMode,
+    /// fno, fno_vanilla, srunet: which of the columns' frequencies are kept
+    #[arg(long, value_enum, ignore_case = true, default_value_t)]
+    pub row_modes: RowModes,
+    /// ffno, fno, fno_vanilla: spectral blocks
     #[arg(long, value_name = "BLOCKS", value_parser = positive, default_value_t = ModelConfig::default().blocks)]
     pub blocks: usize,
     /// ffno: one spectral layer for all blocks
@@ -117,6 +124,8 @@ impl Args {
             width: self.width,
             fourier_modes: self.fourier_modes,
             blocks: self.blocks,
+            row_modes: self.row_modes,
+            output_mode: self.output_mode,
             share_spectral_weights: self.share_spectral_weights,
             refiners: self.refiners,
             ..ModelConfig::default()

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::config::{
     self, AmpActivation, Architecture, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder,
-    Head, InputDomain, Loss, MergeWeights, Mode, Optimiser, Resume, Schedule,
+    Head, InputDomain, Loss, MergeWeights, Mode, Optimiser, OutputMode, Resume, RowModes, Schedule,
 };
 use crate::data::{self, LoadOptions, Scan, check_network_side};
 use crate::report::{self, Curve, OutputFolder, RunRecord, Series};
@@ -80,7 +80,13 @@ pub struct Args {
     /// Others than cnn: frequencies that a spectral layer keeps [default: 12]
     #[arg(long, value_name = "MODES", help_heading = "Network")]
     pub fourier_modes: Option<usize>,
-    /// Others than cnn: spectral blocks [default: 4]
+    /// Others than cnn: amplitude and phase, or real and imaginary part [default: amp_phase]
+    #[arg(long, ignore_case = true, help_heading = "Network")]
+    pub output_mode: Option<OutputMode>,
+    /// fno, fno_vanilla, srunet: which of the columns' frequencies are kept [default: low]
+    #[arg(long, ignore_case = true, help_heading = "Network")]
+    pub row_modes: Option<RowModes>,
+    /// ffno, fno, fno_vanilla: spectral blocks [default: 4]
     #[arg(long, value_name = "BLOCKS", help_heading = "Network")]
     pub blocks: Option<usize>,
     /// ffno: one spectral layer for all blocks [default: true]

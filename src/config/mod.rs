@@ -16,7 +16,7 @@ mod validate;
 
 pub use choices::{
     AmpActivation, Architecture, Checkpoint, ClipAlgorithm, Device, FrameOrder, Head, InputDomain,
-    Loss, MergeWeights, Mode, Optimiser, PatchWeighting, Resume, Schedule,
+    Loss, MergeWeights, Mode, Optimiser, OutputMode, PatchWeighting, Resume, RowModes, Schedule,
 };
 pub use resolve::{DatasetFacts, Origin, Resolved, draft, resolve};
 
@@ -58,6 +58,10 @@ pub struct ModelConfig {
     pub fourier_modes: usize,
     /// Others than cnn: spectral blocks, ≥ 1.
     pub blocks: usize,
+    /// fno, fno_vanilla, srunet: which of the columns' frequencies are kept.
+    pub row_modes: RowModes,
+    /// Others than cnn: amplitude and phase, or real and imaginary part.
+    pub output_mode: OutputMode,
     /// ffno: one spectral layer and one gate for all blocks.
     pub share_spectral_weights: bool,
     /// ffno: residual blocks of convolutions behind the spectral ones.
@@ -80,6 +84,8 @@ impl Default for ModelConfig {
             width: 32,
             fourier_modes: 12,
             blocks: 4,
+            row_modes: RowModes::Low,
+            output_mode: OutputMode::AmpPhase,
             share_spectral_weights: true,
             refiners: 2,
             merge_weights: MergeWeights::Probe,

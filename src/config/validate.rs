@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{
     Architecture, DataConfig, DatasetFacts, Loss, LossConfig, Mode, ModelConfig, OptimiserConfig,
-    Origin, Resolved, RunConfig, Schedule, TrainConfig,
+    Origin, OutputMode, Resolved, RunConfig, Schedule, TrainConfig,
 };
 use crate::{Error, Result};
 
@@ -108,17 +108,19 @@ fn model(problems: &mut Problems, model: &ModelConfig) {
 
 /// Options that another architecture has, and that would do nothing.
 fn foreign(problems: &mut Problems, model: &ModelConfig) {
-    use Architecture::{Cnn, Ffno};
+    use Architecture::{Cnn, Ffno, Fno, FnoVanilla, Srunet};
     let usual = ModelConfig::default();
-    let spectral: &[Architecture] = &[Ffno];
-    let options: [(&'static str, bool, &[Architecture]); 9] = [
+    let spectral: &[Architecture] = &[Ffno, Fno, FnoVanilla, Srunet];
+    let options: [(&'static str, bool, &[Architecture]); 11] = [
         ("n_filters_scale", model.n_filters_scale != usual.n_filters_scale, &[Cnn]),
         ("head", model.head != usual.head, &[Cnn]),
         ("cbam_encoder", model.cbam_encoder != usual.cbam_encoder, &[Cnn]),
         ("batch_norm", model.batch_norm != usual.batch_norm, &[Cnn]),
         ("width", model.width != usual.width, spectral),
         ("fourier_modes", model.fourier_modes != usual.fourier_modes, spectral),
-        ("blocks", model.blocks != usual.blocks, spectral),
+        ("output_mode", model.output_mode != usual.output_mode, spectral),
+        ("blocks", model.blocks != usual.blocks, &[Ffno, Fno, FnoVanilla]),
+        ("row_modes", model.row_modes != usual.row_modes, &[Fno, FnoVanilla, Srunet]),
         (
             "share_spectral_weights",
             model.share_spectral_weights != usual.share_spectral_weights,
@@ -126,6 +128,10 @@ fn foreign(problems: &mut Problems, model: &ModelConfig) {
         ),
         ("refiners", model.refiners != usual.refiners, &[Ffno]),
     ];
+    if model.output_mode == OutputMode::RealImag && model.amp_activation != usual.amp_activation {
+        let text = "makes amplitudes, which --output-mode real_imag does not give; leave it out";
+        problems.push(("amp_activation", text.into()));
+    }
     for (field, changed, of) in options {
         if changed && !of.contains(&model.architecture) {
             let names: Vec<String> = of.iter().map(Architecture::to_string).collect();

@@ -1,9 +1,10 @@
 //! Layers that several networks are made of, with their first weights.
 
 use super::{Initial, Patch};
-use crate::config::{AmpActivation, ModelConfig};
+use crate::config::{AmpActivation, ModelConfig, OutputMode};
 use crate::graph::{Graph, Value};
 use crate::ops::activate::{Activation, activate};
+use crate::ops::cartesian::cartesian;
 use crate::ops::conv2d::conv2d;
 use crate::ops::instance_norm::instance_norm;
 use crate::ops::split::split;
@@ -70,7 +71,7 @@ impl Layers<'_> {
     }
 
     /// From feature maps to amplitude and phase: a 1×1 convolution to 2C channels, the first C for
-    /// the amplitudes.
+    /// amplitudes or real parts.
     pub fn head(&mut self, config: &ModelConfig, x: Value) -> Patch {
         let (channels, [_, inputs, _, _]) = (config.channels(), self.g.dims(x));
         let weight = self.g.param("head.weight", &[2 * channels, inputs, 1, 1]);
@@ -79,6 +80,10 @@ impl Layers<'_> {
         self.initial.extend(last);
         let y = conv2d(self.g, x, weight, Some(bias), false);
         let (amplitude, phase) = split(self.g, y, channels);
+        if config.output_mode == OutputMode::RealImag {
+            let (amplitude, phase) = cartesian(self.g, amplitude, phase);
+            return Patch { amplitude, phase };
+        }
         Patch {
             amplitude: activate(self.g, amplitude, amplitude_activation(config)),
             phase: activate(self.g, phase, Activation::PiTanh),

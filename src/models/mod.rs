@@ -5,10 +5,12 @@
 
 pub mod cnn;
 pub mod ffno;
+pub mod fno;
 mod layers;
 pub mod optimiser;
 pub mod physics;
 pub mod plans;
+pub mod srunet;
 
 use crate::config::{Architecture, ModelConfig};
 use crate::graph::{Graph, Value};
@@ -36,6 +38,9 @@ pub fn build(
     match config.architecture {
         Architecture::Cnn => cnn::build(g, config, x, training, initial),
         Architecture::Ffno => ffno::build(g, config, x, initial),
+        Architecture::Fno => fno::build(g, config, x, initial),
+        Architecture::FnoVanilla => fno::build_vanilla(g, config, x, initial),
+        Architecture::Srunet => srunet::build(g, config, x, initial),
     }
 }
 

@@ -35,7 +35,7 @@ pub enum Axis {
     Horizontal,
 }
 
-/// w_k: what the modes are multiplied by.
+/// w_k: what the modes are multiplied by. The kernels know each by its place in this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {
     /// 1: the transform itself.
@@ -272,13 +272,11 @@ impl Operation for DftAxis {
         let lines = 1 << lines.ilog2();
         let kernel = if self.synthesis { "dft_axis_synthesise" } else { "dft_axis_analyse" };
         let [from, to] = self.ends();
-        let weights = [Weights::One, Weights::Inverse, Weights::InverseReal];
-        let weights = weights.iter().position(|w| *w == self.weights).expect("one of them");
         let vertical = usize::from(self.axis == Axis::Vertical);
         let launch = Launch::blocks(kernel, self.planes)
             .buffers([from, to])
-            .ints([length, first, count, self.lines, self.row, lines, vertical, weights])
-            .ints([self.accumulate.into()]);
+            .ints([length, first, count, self.lines, self.row, lines, vertical])
+            .ints([self.weights as usize, self.accumulate.into()]);
         let grid = [launch.grid[0], self.row.div_ceil(lines) as u32, 1];
         let shared = (numbers * (lines + 1) + 2 * length) * size_of::<f32>();
         let shared = u32::try_from(shared).expect("shared memory is small");

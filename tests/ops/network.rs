@@ -4,6 +4,7 @@ use ptycho_gpu::backend::{Backend, cpu::Cpu};
 use ptycho_gpu::graph::{Graph, Role, Stage, Value};
 use ptycho_gpu::ops::absolute_error::{absolute_error, absolute_phase_error};
 use ptycho_gpu::ops::activate::{Activation, activate};
+use ptycho_gpu::ops::cartesian::cartesian;
 use ptycho_gpu::ops::head_sum::head_sum;
 use ptycho_gpu::ops::instance_norm::instance_norm;
 use ptycho_gpu::ops::residual::residual;
@@ -428,4 +429,43 @@ fn residual_adds_the_update_through_its_gate() {
     })
     .linear()
     .check(1e-6);
+}
+
+/// Amplitude and phase of parameters `x` and `y`.
+fn parts(g: &mut Graph, shape: &[usize]) -> (Value, Value) {
+    let [x, y] = ["x", "y"].map(|name| g.param(name, shape));
+    cartesian(g, x, y)
+}
+
+#[test]
+fn parts_give_amplitude_and_phase_and_get_their_gradients() {
+    for shape in [[2, 3, 5, 7], [1, 1, 71, 73]] {
+        // Far from z = 0, where slopes grow beyond every bound.
+        let both = |g: &mut Graph| {
+            let (amplitude, phase) = parts(g, &shape);
+            polar(g, amplitude, phase)
+        };
+        case(both).positive().check(1e-6);
+        case(|g| parts(g, &shape).0).positive().check(1e-6);
+        case(|g| parts(g, &shape).1).positive().check(1e-6);
+    }
+    for second in [false, true] {
+        let build = |g: &mut Graph| {
+            let (amplitude, phase) = parts(g, &[1, 1, 1, 4]);
+            if second { phase } else { amplitude }
+        };
+        sound(build);
+        // Every quadrant.
+        case(build).with("x", [1.0, -3.0, -3.0, 1.0]).with("y", [1.0, 1.0, -1.0, -1.0]).check(1e-6);
+    }
+}
+
+#[test]
+fn a_number_of_modulus_zero_has_no_slope() {
+    let build = |g: &mut Graph| {
+        let [x, y] = ["x", "y"].map(|name| g.param(name, &[1, 1, 1, 1]));
+        let (amplitude, phase) = cartesian(g, x, y);
+        polar(g, amplitude, phase)
+    };
+    assert_eq!(gradients(build, &[("x", &[-1.0]), ("y", &[0.0])], 1), [[0.0], [0.0]]);
 }

@@ -2,13 +2,12 @@
 
 use std::f64::consts::TAU;
 
-use ptycho_gpu::backend::{Backend, cpu::Cpu};
-use ptycho_gpu::graph::{Graph, Stage, Value};
+use ptycho_gpu::graph::{Graph, Value};
 use ptycho_gpu::ops::dft_axis::{Axis, Weights, analyse, synthesise};
+use ptycho_gpu::ops::dft_plane;
 use ptycho_gpu::ops::mode_mix::mode_mix;
-use ptycho_gpu::plan::Plan;
 
-use crate::support::{case, relative};
+use crate::support::{case, filled, relative};
 
 const AXES: [Axis; 2] = [Axis::Vertical, Axis::Horizontal];
 
@@ -45,14 +44,11 @@ fn synthesis_along_either_axis_has_analysis_as_its_adjoint() {
 
 /// What `build` makes of `x` [shape].
 fn run(x: &[f64], shape: &[usize], build: impl FnOnce(&mut Graph, Value) -> Value) -> Vec<f64> {
-    let mut g = Graph::default();
-    let given = g.input("x", shape);
-    let y = build(&mut g, given);
-    g.keep(y);
-    let mut cpu = Cpu::<f64>::new(Plan::new(g));
-    cpu.set(given, x);
-    cpu.run(Stage::Forward).unwrap();
-    cpu.get(y).to_vec()
+    let append = |g: &mut Graph| {
+        let given = g.input("x", shape);
+        build(g, given)
+    };
+    filled(append, &[("x", x)])
 }
 
 fn wave(i: usize) -> f64 {
@@ -109,15 +105,49 @@ fn every_mode_is_mixed_by_its_own_matrix() {
 
 #[test]
 fn a_mode_is_multiplied_as_a_complex_number() {
-    let mut g = Graph::default();
-    let x = g.input("x", &[1, 1, 1, 2, 8]);
-    let weight = g.input("weight", &[1, 1, 1, 2]);
-    let y = mode_mix(&mut g, x, weight);
-    g.keep(y);
-    let mut cpu = Cpu::<f64>::new(Plan::new(g));
-    cpu.set(x, &[[2.0; 8], [3.0; 8]].concat());
-    cpu.set(weight, &[5.0, 7.0]);
-    cpu.run(Stage::Forward).unwrap();
+    let build = |g: &mut Graph| {
+        let (x, weight) = (g.input("x", &[1, 1, 1, 2, 8]), g.input("weight", &[1, 1, 1, 2]));
+        mode_mix(g, x, weight)
+    };
+    let y = filled(build, &[("x", &[[2.0; 8], [3.0; 8]].concat()), ("weight", &[5.0, 7.0])]);
     // (2 + 3i)(5 + 7i) = −11 + 29i
-    assert_eq!(cpu.get(y), [[-11.0; 8], [29.0; 8]].concat());
+    assert_eq!(y, [[-11.0; 8], [29.0; 8]].concat());
+}
+
+#[test]
+fn analysis_of_the_second_axis_has_synthesis_as_its_adjoint() {
+    for (samples, channels, rows, length, first, count) in
+        [(3, 2, 5, 16, 0, 6), (9, 1, 1, 13, 11, 4), (1, 3, 14, 20, 0, 11)]
+    {
+        let row = usize::next_multiple_of(length, 8);
+        case(|g| {
+            let lines = g.param("lines", &[samples, channels, rows, 2, row]);
+            dft_plane::analyse(g, lines, length, first, count)
+        })
+        .linear()
+        .check(1e-6);
+        for weights in [Weights::One, Weights::Inverse, Weights::InverseReal] {
+            case(|g| {
+                let shape = [1, channels, rows * count, 2, samples.next_multiple_of(8)];
+                let modes = g.param("modes", &shape);
+                dft_plane::synthesise(g, modes, [samples, rows, length], first, weights)
+            })
+            .linear()
+            .check(1e-6);
+        }
+    }
+}
+
+#[test]
+fn an_image_made_of_all_its_modes_of_both_axes_is_the_image() {
+    let shape = [3, 2, 8, 12];
+    let x: Vec<f64> = (0..576).map(wave).collect();
+    // Frequencies −4 to 3 of columns, 0 to 6 of rows.
+    let y = run(&x, &shape, |g, x| {
+        let columns = analyse(g, x, Axis::Vertical, 4, 8);
+        let modes = dft_plane::analyse(g, columns, 12, 0, 7);
+        let columns = dft_plane::synthesise(g, modes, [3, 8, 12], 0, Weights::InverseReal);
+        synthesise(g, columns, shape, Axis::Vertical, 4, Weights::Inverse, None)
+    });
+    assert!(relative(&y, &x) < 1e-13);
 }
