@@ -10,6 +10,7 @@
 //   sigmoid   σ(x)         σ (1 − σ)
 //   softplus  ln(1 + e^z)  σ(z)              z = x + ln(e − 1): 1 at x = 0
 //   tanh      π tanh x     π (1 − tanh² x)
+//   gelu      x Φ(x)       Φ(x) + x φ(x)     Φ, φ: standard normal distribution and its density
 //
 // x  float  [total]
 // y  float  [total]
@@ -20,13 +21,18 @@
 #include "scalar.cuh"
 
 // In the order of `Activation` in the CPU twin.
-enum Activation { kRelu, kSilu, kSigmoid, kSoftplusOne, kPiTanh };
+enum Activation { kRelu, kSilu, kSigmoid, kSoftplusOne, kPiTanh, kGelu };
 
 constexpr float kPi = 3.14159265358979f;
 constexpr float kOffset = 0.541324854612918f;  // ln(e − 1)
+constexpr float kRootHalf = 0.707106781186548f;
+constexpr float kDensity = 0.398942280401433f;  // 1/√(2π)
 
 // ln(1 + e^z) without overflow.
 __device__ inline float softplus(float z) { return fmaxf(z, 0.0f) + log1pf(expf(-fabsf(z))); }
+
+// Φ(x)
+__device__ inline float below(float x) { return 0.5f * erfcf(-kRootHalf * x); }
 
 __device__ inline float activation(int kind, float x)
 {
@@ -35,6 +41,7 @@ __device__ inline float activation(int kind, float x)
         case kSilu: return x * sigmoid(x);
         case kSigmoid: return sigmoid(x);
         case kSoftplusOne: return softplus(x + kOffset);
+        case kGelu: return x * below(x);
         default: return kPi * tanhf(x);
     }
 }
@@ -47,6 +54,7 @@ __device__ inline float activation_slope(int kind, float x)
         case kSilu: return s * (1.0f + x * (1.0f - s));
         case kSigmoid: return s * (1.0f - s);
         case kSoftplusOne: return s;
+        case kGelu: return below(x) + x * kDensity * expf(-0.5f * x * x);
         default: return kPi * (1.0f - tanhf(x) * tanhf(x));
     }
 }

@@ -7,7 +7,9 @@
 //   W̄[o,i,u,v]  = Σ_{b,r,c} z̄[b,o,r,c] x[b,i,r+u−h,c+v−h]
 //   β̄[o]        = Σ_{b,r,c} z̄[b,o,r,c]
 //
-// x  x       float  [B, I, H, W]    0 outside
+// A valid convolution has pad = 0 in the place of h, and an input of k − 1 more rows and columns.
+//
+// x  x       float  [B, I, H + k − 1 − 2 pad, W + k − 1 − 2 pad]   0 outside
 // W  weight  float  [O, I, k, k]    k odd
 // β  bias    float  [O]
 // y  y       float  [B, O, H, W]
@@ -27,10 +29,29 @@ constexpr int kStep = 16;  // terms of the sums in a shared buffer
 constexpr int kPad = 4;    // floats after a row of a buffer: other banks, still whole float4
 
 struct Layer {
-    int from, into;  // channels of the image that is read, and of the result
-    int height, width, side;
-    int total;  // pixels of the batch
+    int from, into;     // channels of the image that is read, and of the result
+    int height, width;  // of the result
+    int rows, columns;  // of the image that is read
+    int side, pad;      // of the filter, and how far it begins before the pixel of the result
+    int total;          // pixels of the batch in the result
 };
+
+// Reads x.
+__device__ inline Layer onward(
+    int inputs, int outputs, int height, int width, int side, int pad, int total)
+{
+    const int more = side - 1 - 2 * pad;
+    return {inputs, outputs, height, width, height + more, width + more, side, pad, total};
+}
+
+// Reads dy.
+__device__ inline Layer back(
+    int inputs, int outputs, int height, int width, int side, int pad, int total)
+{
+    const int more = side - 1 - 2 * pad;
+    return {outputs, inputs, height + more, width + more, height, width, side, side - 1 - pad,
+            total};
+}
 
 // A number as digits: term (channel, row, column) of a filter, or pixel (sample, row, column).
 struct Place {
@@ -84,11 +105,11 @@ __device__ inline void load_image(
 {
     constexpr int kRun = kStep * kColumns / kBlock;
     const int column = (int)threadIdx.x % kColumns, first = (int)threadIdx.x / kColumns * kRun;
-    const size_t sample = (size_t)pixel.plane * l.from * l.height * l.width;
+    const size_t sample = (size_t)pixel.plane * l.from * l.rows * l.columns;
     for (int k = first; k < first + kRun; ++k) {
-        const int r = pixel.row + at.row - l.side / 2, c = pixel.column + at.column - l.side / 2;
-        const bool valid = at.plane < l.from && r >= 0 && r < l.height && c >= 0 && c < l.width;
-        const size_t from = valid ? sample + (at.plane * l.height + r) * l.width + c : 0;
+        const int r = pixel.row + at.row - l.pad, c = pixel.column + at.column - l.pad;
+        const bool valid = at.plane < l.from && r >= 0 && r < l.rows && c >= 0 && c < l.columns;
+        const size_t from = valid ? sample + (at.plane * l.rows + r) * l.columns + c : 0;
         const float* mask = positive ? positive + from : nullptr;
         fetch(&tile[k * (kColumns + kPad) + column], x + from, mask, valid);
         at = sum(at, {0, 0, 1}, l.side, l.side);
@@ -128,7 +149,7 @@ __device__ inline void correlate(
     float* right = reinterpret_cast<float*>(image);
 
     const int t = (int)threadIdx.x, n = (int)blockIdx.x * kColumns + t % kColumns;
-    const Place nowhere = {0, l.height + l.side, 0};
+    const Place nowhere = {0, l.rows + l.side, 0};
     const Place pixel = n < l.total ? place(n, l.height, l.width) : nowhere;
     Place filter = place(t % kStep, l.side, l.side);
     Place term = place(t / kColumns * (kStep * kColumns / kBlock), l.side, l.side);
@@ -173,26 +194,28 @@ __device__ inline void forward(
 
 // A block computes 64 output channels of 64 pixels.
 extern "C" __global__ void conv2d_forward(
-    const float* __restrict__ x,       // [B, I, H, W]
+    const float* __restrict__ x,       // [B, I, rows, columns]
     const float* __restrict__ weight,  // [O, I, k, k]
     const float* __restrict__ bias,    // [O], if biased
     float*       __restrict__ y,       // [B, O, H, W]
-    int inputs, int outputs, int height, int width, int side, int total, int biased, int relu)
+    int inputs, int outputs, int height, int width, int side, int pad, int total,
+    int biased, int relu)
 {
-    const Layer layer = {inputs, outputs, height, width, side, total};
+    const Layer layer = onward(inputs, outputs, height, width, side, pad, total);
     forward<64, 64>(x, weight, bias, y, layer, biased, relu);
 }
 KERNEL_EXPORT(conv2d_forward)
 
 // The same for few channels: 16 output channels of 256 pixels.
 extern "C" __global__ void conv2d_forward_narrow(
-    const float* __restrict__ x,       // [B, I, H, W]
+    const float* __restrict__ x,       // [B, I, rows, columns]
     const float* __restrict__ weight,  // [O, I, k, k]
     const float* __restrict__ bias,    // [O], if biased
     float*       __restrict__ y,       // [B, O, H, W]
-    int inputs, int outputs, int height, int width, int side, int total, int biased, int relu)
+    int inputs, int outputs, int height, int width, int side, int pad, int total,
+    int biased, int relu)
 {
-    const Layer layer = {inputs, outputs, height, width, side, total};
+    const Layer layer = onward(inputs, outputs, height, width, side, pad, total);
     forward<16, 256>(x, weight, bias, y, layer, biased, relu);
 }
 KERNEL_EXPORT(conv2d_forward_narrow)
@@ -214,9 +237,10 @@ extern "C" __global__ void conv2d_backward_data(
     const float* __restrict__ y,       // [B, O, H, W]
     const float* __restrict__ weight,  // [O, I, k, k]
     float*       __restrict__ dx,      // [B, I, H, W]
-    int inputs, int outputs, int height, int width, int side, int total, int relu, int accumulate)
+    int inputs, int outputs, int height, int width, int side, int pad, int total,
+    int relu, int accumulate)
 {
-    const Layer layer = {outputs, inputs, height, width, side, total};
+    const Layer layer = back(inputs, outputs, height, width, side, pad, total);
     backward_data<64, 64>(dy, y, weight, dx, layer, relu, accumulate);
 }
 KERNEL_EXPORT(conv2d_backward_data)
@@ -227,9 +251,10 @@ extern "C" __global__ void conv2d_backward_data_narrow(
     const float* __restrict__ y,       // [B, O, H, W]
     const float* __restrict__ weight,  // [O, I, k, k]
     float*       __restrict__ dx,      // [B, I, H, W]
-    int inputs, int outputs, int height, int width, int side, int total, int relu, int accumulate)
+    int inputs, int outputs, int height, int width, int side, int pad, int total,
+    int relu, int accumulate)
 {
-    const Layer layer = {outputs, inputs, height, width, side, total};
+    const Layer layer = back(inputs, outputs, height, width, side, pad, total);
     backward_data<16, 256>(dy, y, weight, dx, layer, relu, accumulate);
 }
 KERNEL_EXPORT(conv2d_backward_data_narrow)
@@ -258,13 +283,13 @@ __device__ inline void load_seen(
     float* tile, const float* x, const Layer& l, Place pixel, Place at, bool inside)
 {
     const int k = (int)threadIdx.x % kStep;
-    const size_t sample = (size_t)pixel.plane * l.from * l.height * l.width;
+    const size_t sample = (size_t)pixel.plane * l.from * l.rows * l.columns;
     const Place step = place(kBlock / kStep, l.side, l.side);
     for (int n = (int)threadIdx.x / kStep; n < kColumns; n += kBlock / kStep) {
-        const int r = pixel.row + at.row - l.side / 2, c = pixel.column + at.column - l.side / 2;
-        const bool image = r >= 0 && r < l.height && c >= 0 && c < l.width;
+        const int r = pixel.row + at.row - l.pad, c = pixel.column + at.column - l.pad;
+        const bool image = r >= 0 && r < l.rows && c >= 0 && c < l.columns;
         const bool valid = inside && image && at.plane < l.from;
-        const size_t from = valid ? sample + (at.plane * l.height + r) * l.width + c : 0;
+        const size_t from = valid ? sample + (at.plane * l.rows + r) * l.columns + c : 0;
         cp_async4(&tile[k * (kColumns + kPad) + n], x + from, valid);
         at = sum(at, step, l.side, l.side);
     }
@@ -319,22 +344,25 @@ extern "C" __global__ void conv2d_backward_weight(
     const float* __restrict__ dy,       // [B, O, H, W]
     const float* __restrict__ y,        // [B, O, H, W]
     float*       __restrict__ partial,  // [S, O, I, k, k]
-    int inputs, int outputs, int height, int width, int side, int total, int relu, int slice)
+    int inputs, int outputs, int height, int width, int side, int pad, int total,
+    int relu, int slice)
 {
-    const Layer layer = {inputs, outputs, height, width, side, total};
+    const Layer layer = onward(inputs, outputs, height, width, side, pad, total);
     backward_weight<64, 64>(x, dy, relu ? y : nullptr, partial, layer, slice);
 }
 KERNEL_EXPORT(conv2d_backward_weight)
 
-// The same for few channels: 256 weights of 16 output channels.
-extern "C" __global__ void conv2d_backward_weight_narrow(
+// The same for few channels: 256 weights of 16 output channels. Three blocks fit on a
+// multiprocessor, if they use 80 registers at most.
+extern "C" __global__ void __launch_bounds__(kBlock, 3) conv2d_backward_weight_narrow(
     const float* __restrict__ x,        // [B, I, H, W]
     const float* __restrict__ dy,       // [B, O, H, W]
     const float* __restrict__ y,        // [B, O, H, W]
     float*       __restrict__ partial,  // [S, O, I, k, k]
-    int inputs, int outputs, int height, int width, int side, int total, int relu, int slice)
+    int inputs, int outputs, int height, int width, int side, int pad, int total,
+    int relu, int slice)
 {
-    const Layer layer = {inputs, outputs, height, width, side, total};
+    const Layer layer = onward(inputs, outputs, height, width, side, pad, total);
     backward_weight<16, 256>(x, dy, relu ? y : nullptr, partial, layer, slice);
 }
 KERNEL_EXPORT(conv2d_backward_weight_narrow)

@@ -53,7 +53,11 @@ fn kernels() -> BTreeMap<String, String> {
 fn entry_point(text: &str) -> (String, String) {
     let (head, _) = text.split_once('{').unwrap();
     let code: Vec<&str> = head.lines().map(|l| l.split("//").next().unwrap()).collect();
-    let code = code.join(" ");
+    // What bounds the registers is no argument.
+    let code = match code.join(" ").split_once("__launch_bounds__(") {
+        Some((_, rest)) => rest.split_once(')').unwrap().1.to_owned(),
+        None => code.join(" "),
+    };
     let (before, args) = code.split_once('(').unwrap();
     let args = args.rsplit_once(')').unwrap().0;
     let name = before.split_whitespace().last().unwrap().to_owned();

@@ -8,4 +8,5 @@ mod ops {
     mod object;
     mod optimiser;
     mod physics;
+    mod spectral;
 }

@@ -9,6 +9,7 @@ use super::Backend;
 use crate::Result;
 use crate::graph::{Stage, Value};
 use crate::ops::conv2d::{Kernels, kernels_f32, kernels_portable};
+use crate::ops::gaussian;
 use crate::plan::Plan;
 
 /// The element type: f32 to run, f64 to prove gradients by finite differences.
@@ -17,6 +18,8 @@ pub trait Real: FftNum + num_traits::Float + std::iter::Sum + std::ops::AddAssig
     fn of(x: f64) -> Self;
     /// The value in double precision.
     fn wide(self) -> f64;
+    /// Distribution function and density of the standard normal distribution.
+    fn gaussian(self) -> [Self; 2];
     /// The inner loops of the convolution on this machine.
     fn convolution() -> &'static Kernels<Self>;
 }
@@ -27,6 +30,10 @@ impl Real for f32 {
     }
     fn wide(self) -> f64 {
         self.into()
+    }
+    #[inline(always)]
+    fn gaussian(self) -> [f32; 2] {
+        gaussian::single(self)
     }
     fn convolution() -> &'static Kernels<f32> {
         static BEST: LazyLock<Kernels<f32>> = LazyLock::new(|| kernels_f32().remove(0).1);
@@ -40,6 +47,9 @@ impl Real for f64 {
     }
     fn wide(self) -> f64 {
         self
+    }
+    fn gaussian(self) -> [f64; 2] {
+        gaussian::double(self)
     }
     fn convolution() -> &'static Kernels<f64> {
         const PORTABLE: &Kernels<f64> = &kernels_portable();

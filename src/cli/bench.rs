@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::Result;
 use crate::backend::{self, Chosen};
-use crate::config::Device;
+use crate::config::{Architecture, Device};
 use crate::measure::bench::{self, OpTime, StepTime};
 
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub struct Args {
 pub enum What {
     /// Every op, forward and backward, at the sizes of a training
     Ops(OpsArgs),
-    /// Whole training steps and inference batches of the default network
+    /// Whole training steps and inference batches
     Step(StepArgs),
 }
 
@@ -32,6 +32,9 @@ pub struct OpsArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct StepArgs {
+    /// Networks, each with its default options
+    #[arg(long, value_delimiter = ',', ignore_case = true, default_value = "cnn")]
+    pub architecture: Vec<Architecture>,
     /// Side of a pattern in pixels: 64, 128 or 256
     #[arg(long, value_delimiter = ',', default_value = "64")]
     pub n: Vec<usize>,
@@ -106,13 +109,13 @@ fn step(args: &StepArgs) -> Result<()> {
     if !args.common.json {
         println!("{device}");
         println!(
-            "{:8} {:>5} {:>6} {:>12} {:>14} {:>8}",
-            "job", "N", "batch", "ms", "patterns/s", "MB"
+            "{:12} {:8} {:>5} {:>6} {:>12} {:>14} {:>8}",
+            "network", "job", "N", "batch", "ms", "patterns/s", "MB"
         );
     }
-    for &n in &args.n {
-        for &batch in &args.batch {
-            for time in bench::steps(&device, n, batch)? {
+    for &architecture in &args.architecture {
+        for (&n, &batch) in args.n.iter().flat_map(|n| args.batch.iter().map(move |b| (n, b))) {
+            for time in bench::steps(&device, architecture, n, batch)? {
                 if args.common.json { println!("{}", json!(time)) } else { print_step(&time) }
             }
         }
@@ -121,7 +124,10 @@ fn step(args: &StepArgs) -> Result<()> {
 }
 
 fn print_step(time: &StepTime) {
-    let StepTime { what, batch, n, ms, patterns_per_s, bytes, .. } = time;
+    let StepTime { what, architecture, batch, n, ms, patterns_per_s, bytes, .. } = time;
+    let architecture = architecture.to_string();
     let megabytes = *bytes as f64 * 1e-6;
-    println!("{what:8} {n:>5} {batch:>6} {ms:>12.2} {patterns_per_s:>14.1} {megabytes:>8.0}");
+    println!(
+        "{architecture:12} {what:8} {n:>5} {batch:>6} {ms:>12.2} {patterns_per_s:>14.1} {megabytes:>8.0}"
+    );
 }

@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _, stdout};
 
-use crate::config::{AmpActivation, Head, LossConfig, ModelConfig, Optimiser, OptimiserConfig};
+use crate::config::{
+    AmpActivation, Architecture, Head, LossConfig, ModelConfig, Optimiser, OptimiserConfig,
+    OutputMode, RowModes,
+};
 use crate::data::check_network_side;
 use crate::graph::{Group, Role, Slot, Stage, Value};
 use crate::launch::{Arg, Launch};
@@ -19,23 +22,48 @@ pub struct Args {
     /// A group is the square of this many neighbouring patterns: 1, 2 or 3
     #[arg(long, value_name = "G", value_parser = gridsize, default_value_t = ModelConfig::default().gridsize)]
     pub gridsize: usize,
-    /// Factor on the channels of every layer
+    /// The network
+    #[arg(long, value_enum, ignore_case = true, default_value_t)]
+    pub architecture: Architecture,
+    /// cnn: factor on the channels of every layer
     #[arg(long, value_name = "S", value_parser = positive, default_value_t = ModelConfig::default().n_filters_scale)]
     pub n_filters_scale: usize,
-    /// How the centre and the border of a patch are put together
+    /// cnn: how the centre and the border of a patch are put together
     #[arg(long, value_enum, ignore_case = true, default_value_t)]
     pub head: Head,
     /// What makes an amplitude of the last layer's numbers
     #[arg(long, value_enum, ignore_case = true, default_value_t)]
     pub amp_activation: AmpActivation,
-    /// Attention in the encoder
+    /// cnn: attention in the encoder
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_name = "BOOL", default_value_t = false)]
     pub cbam_encoder: bool,
-    /// Batch normalisation after the convolutions
+    /// cnn: batch normalisation after the convolutions
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_name = "BOOL", default_value_t = false)]
     pub batch_norm: bool,
+    /// Others than cnn: channels at full size
+    #[arg(long, value_name = "CHANNELS", value_parser = positive, default_value_t = ModelConfig::default().width)]
+    pub width: usize,
+    /// Others than cnn: frequencies that a spectral layer keeps
+    #[arg(long, value_name = "MODES", value_parser = positive, default_value_t = ModelConfig::default().fourier_modes)]
+    pub fourier_modes: usize,
+    /// Others than cnn: amplitude and phase, or real and imaginary part
+    #[arg(long, value_enum, ignore_case = true, default_value_t)]
+    pub output_mode: OutputMode,
+    /// fno, fno_vanilla, srunet: which of the columns' frequencies are kept
+    #[arg(long, value_enum, ignore_case = true, default_value_t)]
+    pub row_modes: RowModes,
+    /// ffno, fno, fno_vanilla: spectral blocks
+    #[arg(long, value_name = "BLOCKS", value_parser = positive, default_value_t = ModelConfig::default().blocks)]
+    pub blocks: usize,
+    /// ffno: one spectral layer for all blocks
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", default_value_t = true)]
+    pub share_spectral_weights: bool,
+    /// ffno: residual blocks of convolutions behind the spectral ones
+    #[arg(long, value_name = "BLOCKS", default_value_t = ModelConfig::default().refiners)]
+    pub refiners: usize,
     /// Groups per step
     #[arg(long, value_name = "GROUPS", value_parser = positive, default_value_t = 16)]
     pub batch_size: usize,
@@ -86,12 +114,20 @@ impl Args {
     fn model(&self) -> ModelConfig {
         ModelConfig {
             n: self.n,
+            architecture: self.architecture,
             gridsize: self.gridsize,
             n_filters_scale: self.n_filters_scale,
             head: self.head,
             amp_activation: self.amp_activation,
             cbam_encoder: self.cbam_encoder,
             batch_norm: self.batch_norm,
+            width: self.width,
+            fourier_modes: self.fourier_modes,
+            blocks: self.blocks,
+            row_modes: self.row_modes,
+            output_mode: self.output_mode,
+            share_spectral_weights: self.share_spectral_weights,
+            refiners: self.refiners,
             ..ModelConfig::default()
         }
     }
@@ -120,6 +156,7 @@ impl Args {
 
 /// Prints the tables.
 pub fn run(args: Args) -> Result<()> {
+    args.model().validate()?;
     match stdout().write_all(describe(&args).as_bytes()) {
         // The reader, `head` for example, has seen enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

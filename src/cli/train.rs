@@ -6,8 +6,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::config::{
-    self, AmpActivation, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder, Grouping,
-    Head, InputDomain, Loss, MergeWeights, Mode, Optimiser, Resume, Schedule,
+    self, AmpActivation, Architecture, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder,
+    Grouping, Head, InputDomain, Loss, MergeWeights, Mode, Optimiser, OutputMode, Resume, RowModes,
+    Schedule,
 };
 use crate::data::{self, LoadOptions, Scan, check_network_side};
 use crate::reconstruction::Saved;
@@ -71,23 +72,48 @@ pub struct Args {
     /// A group is the square of this many neighbouring patterns: 1, 2 or 3 [default: 1]
     #[arg(long, value_name = "G", help_heading = "Network")]
     pub gridsize: Option<usize>,
-    /// Factor on the channels of every layer [default: 2]
+    /// The network [default: cnn]
+    #[arg(long, ignore_case = true, help_heading = "Network")]
+    pub architecture: Option<Architecture>,
+    /// cnn: factor on the channels of every layer [default: 2]
     #[arg(long, value_name = "S", help_heading = "Network")]
     pub n_filters_scale: Option<usize>,
-    /// How the centre and the border of a patch are put together [default: joint]
+    /// cnn: how the centre and the border of a patch are put together [default: joint]
     #[arg(long, ignore_case = true, help_heading = "Network")]
     pub head: Option<Head>,
     /// What makes an amplitude of the last layer's numbers [default: softplus]
     #[arg(long, ignore_case = true, help_heading = "Network")]
     pub amp_activation: Option<AmpActivation>,
-    /// Attention in the encoder [default: false]
+    /// cnn: attention in the encoder [default: false]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_name = "BOOL", help_heading = "Network")]
     pub cbam_encoder: Option<bool>,
-    /// Batch normalisation after the convolutions [default: false]
+    /// cnn: batch normalisation after the convolutions [default: false]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_name = "BOOL", help_heading = "Network")]
     pub batch_norm: Option<bool>,
+    /// Others than cnn: channels at full size [default: 32]
+    #[arg(long, value_name = "CHANNELS", help_heading = "Network")]
+    pub width: Option<usize>,
+    /// Others than cnn: frequencies that a spectral layer keeps [default: 12]
+    #[arg(long, value_name = "MODES", help_heading = "Network")]
+    pub fourier_modes: Option<usize>,
+    /// Others than cnn: amplitude and phase, or real and imaginary part [default: amp_phase]
+    #[arg(long, ignore_case = true, help_heading = "Network")]
+    pub output_mode: Option<OutputMode>,
+    /// fno, fno_vanilla, srunet: which of the columns' frequencies are kept [default: low]
+    #[arg(long, ignore_case = true, help_heading = "Network")]
+    pub row_modes: Option<RowModes>,
+    /// ffno, fno, fno_vanilla: spectral blocks [default: 4]
+    #[arg(long, value_name = "BLOCKS", help_heading = "Network")]
+    pub blocks: Option<usize>,
+    /// ffno: one spectral layer for all blocks [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", help_heading = "Network")]
+    pub share_spectral_weights: Option<bool>,
+    /// ffno: residual blocks of convolutions behind the spectral ones [default: 2]
+    #[arg(long, value_name = "BLOCKS", help_heading = "Network")]
+    pub refiners: Option<usize>,
     /// Weights of the patches of a group where they overlap [default: probe]
     #[arg(long, ignore_case = true, help_heading = "Network")]
     pub merge_weights: Option<MergeWeights>,

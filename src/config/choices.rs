@@ -10,6 +10,54 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::data::{FrameOrder, InputDomain};
 
+/// The network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Architecture {
+    /// Convolutional encoder with two decoders.
+    #[default]
+    Cnn,
+    /// Factorised Fourier operator: a few frequencies along rows and columns, in residual blocks.
+    Ffno,
+    /// Fourier operator: a few frequencies of both axes beside convolutions, then a refiner.
+    Fno,
+    /// The same without the refiner.
+    FnoVanilla,
+    /// Residual U-shaped network with spectral blocks in its encoder.
+    Srunet,
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.to_possible_value().expect("no variant is skipped").get_name())
+    }
+}
+
+/// Frequencies of the columns that a spectral layer keeps of both axes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum RowModes {
+    /// 0 to m − 1, as in the published networks.
+    #[default]
+    Low,
+    /// −m to m − 1: waves of every direction, by twice as many weights.
+    Both,
+}
+
+/// What the last layer's numbers are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum OutputMode {
+    /// Amplitude and phase, each through an activation that keeps it in range.
+    #[default]
+    AmpPhase,
+    /// Real and imaginary part, 1 + x + i y, unbounded.
+    RealImag,
+}
+
 /// How the decoder's two paths become one patch: path 1 fills the centre, path 2 all of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

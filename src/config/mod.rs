@@ -15,8 +15,9 @@ mod resolve;
 mod validate;
 
 pub use choices::{
-    AmpActivation, Checkpoint, ClipAlgorithm, Device, FrameOrder, Grouping, Head, InputDomain,
-    Loss, MergeWeights, Mode, Optimiser, PatchWeighting, Resume, Schedule,
+    AmpActivation, Architecture, Checkpoint, ClipAlgorithm, Device, FrameOrder, Grouping, Head,
+    InputDomain, Loss, MergeWeights, Mode, Optimiser, OutputMode, PatchWeighting, Resume, RowModes,
+    Schedule,
 };
 pub use resolve::{DatasetFacts, Origin, Resolved, draft, resolve};
 
@@ -38,18 +39,34 @@ pub struct TrainConfig {
 pub struct ModelConfig {
     /// N, side of a pattern in pixels: 64, 128 or 256. Given by the data set.
     pub n: usize,
+    /// Which network; decides which of the fields below it has.
+    pub architecture: Architecture,
     /// g: a group is g² neighbouring patterns, solved together. 1, 2 or 3.
     pub gridsize: usize,
-    /// Factor on the number of channels of every layer, ≥ 1.
+    /// cnn: factor on the number of channels of every layer, ≥ 1.
     pub n_filters_scale: usize,
-    /// How the centre and the border of a patch are put together.
+    /// cnn: how the centre and the border of a patch are put together.
     pub head: Head,
     /// What makes an amplitude of the last layer's numbers.
     pub amp_activation: AmpActivation,
-    /// Channel and spatial attention in the encoder.
+    /// cnn: channel and spatial attention in the encoder.
     pub cbam_encoder: bool,
-    /// Batch normalisation after the convolutions.
+    /// cnn: batch normalisation after the convolutions.
     pub batch_norm: bool,
+    /// Others than cnn: channels of a feature map at full size, ≥ 1.
+    pub width: usize,
+    /// Others than cnn: frequencies that a spectral layer keeps, 1 to N/2.
+    pub fourier_modes: usize,
+    /// Others than cnn: spectral blocks, ≥ 1.
+    pub blocks: usize,
+    /// fno, fno_vanilla, srunet: which of the columns' frequencies are kept.
+    pub row_modes: RowModes,
+    /// Others than cnn: amplitude and phase, or real and imaginary part.
+    pub output_mode: OutputMode,
+    /// ffno: one spectral layer and one gate for all blocks.
+    pub share_spectral_weights: bool,
+    /// ffno: residual blocks of convolutions behind the spectral ones.
+    pub refiners: usize,
     /// Weights of the patches of a group where they overlap (gridsize ≥ 2).
     pub merge_weights: MergeWeights,
 }
@@ -58,12 +75,20 @@ impl Default for ModelConfig {
     fn default() -> Self {
         ModelConfig {
             n: 64,
+            architecture: Architecture::Cnn,
             gridsize: 1,
             n_filters_scale: 2,
             head: Head::Joint,
             amp_activation: AmpActivation::Softplus,
             cbam_encoder: false,
             batch_norm: false,
+            width: 32,
+            fourier_modes: 12,
+            blocks: 4,
+            row_modes: RowModes::Low,
+            output_mode: OutputMode::AmpPhase,
+            share_spectral_weights: true,
+            refiners: 2,
             merge_weights: MergeWeights::Probe,
         }
     }
@@ -76,8 +101,15 @@ impl ModelConfig {
     }
 
     /// One sentence for each field that a checkpoint's network `stored` has otherwise than the
-    /// network `self` that is asked for. Empty: the checkpoint fits.
+    /// network `self` that is asked for; of another architecture that alone. Empty: the checkpoint
+    /// fits.
     pub fn differences(&self, stored: &ModelConfig) -> Vec<String> {
+        if self.architecture != stored.architecture {
+            return vec![format!(
+                "the checkpoint has the architecture {}, but {} was asked for",
+                stored.architecture, self.architecture
+            )];
+        }
         let (asked, stored) = (resolve::fields_of(self), resolve::fields_of(stored));
         let differs = asked.iter().filter(|(name, value)| stored.get(*name) != Some(value));
         differs

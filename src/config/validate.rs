@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use super::{
-    DataConfig, DatasetFacts, Loss, LossConfig, Mode, ModelConfig, OptimiserConfig, Origin,
-    Resolved, RunConfig, Schedule, TrainConfig,
+    Architecture, DataConfig, DatasetFacts, Loss, LossConfig, Mode, ModelConfig, OptimiserConfig,
+    Origin, OutputMode, Resolved, RunConfig, Schedule, TrainConfig,
 };
 use crate::{Error, Result};
 
@@ -94,6 +94,67 @@ fn model(problems: &mut Problems, model: &ModelConfig) {
         problems.push(("gridsize", text));
     }
     positive(problems, "n_filters_scale", model.n_filters_scale, "2 is the default");
+    positive(problems, "width", model.width, "32 is the default");
+    positive(problems, "blocks", model.blocks, "4 is the default");
+    let most = model.n / 2;
+    if !(1..=most).contains(&model.fourier_modes) {
+        let text = format!(
+            "is {}, but must be from 1 to {most}, half the side of the patterns; 12 is the default",
+            model.fourier_modes
+        );
+        problems.push(("fourier_modes", text));
+    }
+    foreign(problems, model);
+}
+
+/// Options that another architecture has, and that would do nothing.
+fn foreign(problems: &mut Problems, model: &ModelConfig) {
+    use Architecture::{Cnn, Ffno, Fno, FnoVanilla, Srunet};
+    let usual = ModelConfig::default();
+    let spectral: &[Architecture] = &[Ffno, Fno, FnoVanilla, Srunet];
+    let options: [(&'static str, bool, &[Architecture]); 11] = [
+        ("n_filters_scale", model.n_filters_scale != usual.n_filters_scale, &[Cnn]),
+        ("head", model.head != usual.head, &[Cnn]),
+        ("cbam_encoder", model.cbam_encoder != usual.cbam_encoder, &[Cnn]),
+        ("batch_norm", model.batch_norm != usual.batch_norm, &[Cnn]),
+        ("width", model.width != usual.width, spectral),
+        ("fourier_modes", model.fourier_modes != usual.fourier_modes, spectral),
+        ("output_mode", model.output_mode != usual.output_mode, spectral),
+        ("blocks", model.blocks != usual.blocks, &[Ffno, Fno, FnoVanilla]),
+        ("row_modes", model.row_modes != usual.row_modes, &[Fno, FnoVanilla, Srunet]),
+        (
+            "share_spectral_weights",
+            model.share_spectral_weights != usual.share_spectral_weights,
+            &[Ffno],
+        ),
+        ("refiners", model.refiners != usual.refiners, &[Ffno]),
+    ];
+    if model.output_mode == OutputMode::RealImag && model.amp_activation != usual.amp_activation {
+        let text = "makes amplitudes, which --output-mode real_imag does not give; leave it out";
+        problems.push(("amp_activation", text.into()));
+    }
+    for (field, changed, of) in options {
+        if changed && !of.contains(&model.architecture) {
+            let names: Vec<String> = of.iter().map(Architecture::to_string).collect();
+            let text = format!(
+                "belongs to the architecture {}, but --architecture is {}; leave it out, or choose \
+                 another architecture",
+                names.join(", "),
+                model.architecture
+            );
+            problems.push((field, text));
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Whether every value lies in its range and belongs to the architecture.
+    pub fn validate(&self) -> Result<()> {
+        let mut problems = Problems::new();
+        model(&mut problems, self);
+        side(&mut problems, self.n);
+        report(problems, |_| String::new())
+    }
 }
 
 fn loss(problems: &mut Problems, loss: &LossConfig) {

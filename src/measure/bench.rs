@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::cases::{Case, Planned, ROOF, Size, all};
 use crate::Result;
 use crate::backend::{Backend, Chosen};
-use crate::config::{LossConfig, ModelConfig, OptimiserConfig};
+use crate::config::{Architecture, LossConfig, ModelConfig, OptimiserConfig};
 use crate::graph::{Graph, Role, Stage, Value};
 use crate::models::Initial;
 use crate::models::plans::{self, Sizes};
@@ -70,6 +70,7 @@ pub struct Roofs {
 pub struct StepTime {
     /// `train` or `infer`.
     pub what: &'static str,
+    pub architecture: Architecture,
     pub batch: usize,
     #[serde(rename = "N")]
     pub n: usize,
@@ -185,9 +186,15 @@ fn flop(case: &Case, plan: &Plan, stage: Stage) -> Option<f64> {
     Some(if stage == Stage::Forward { 2.0 } else { 4.0 } * products)
 }
 
-/// Measures a training step and an inference batch of the default network.
-pub fn steps(device: &Chosen, n: usize, batch: usize) -> Result<[StepTime; 2]> {
-    let model = ModelConfig { n, ..ModelConfig::default() };
+/// Measures a training step and an inference batch of the network that is the default of its
+/// architecture.
+pub fn steps(
+    device: &Chosen,
+    architecture: Architecture,
+    n: usize,
+    batch: usize,
+) -> Result<[StepTime; 2]> {
+    let model = ModelConfig { n, architecture, ..ModelConfig::default() };
     let (loss, optimiser) = (LossConfig::default(), OptimiserConfig::default());
     let frames = 4 * batch;
     let sizes = Sizes { batch, frames, scans: 1, modes: 1, reach: 0.0, typical: 1.0 };
@@ -203,6 +210,7 @@ pub fn steps(device: &Chosen, n: usize, batch: usize) -> Result<[StepTime; 2]> {
         let seconds = time(&mut [backend], Stage::Forward..=Stage::Update)?;
         Ok(StepTime {
             what,
+            architecture,
             batch,
             n,
             ms: 1e3 * seconds,

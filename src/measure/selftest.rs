@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::cases::{Case, Planned, Size, all};
 use crate::backend::{Backend, Chosen, cpu::Cpu};
-use crate::config::{LossConfig, ModelConfig, OptimiserConfig};
+use crate::config::{Architecture, LossConfig, ModelConfig, OptimiserConfig};
 use crate::graph::{Role, Stage, Value};
 use crate::models::plans::{self, Sizes, Training};
 use crate::plan::Padding;
@@ -89,10 +89,15 @@ pub fn run(
     for case in all().iter().filter(|case| case.name.contains(filter)) {
         done(op(case, device).unwrap_or_else(|error| Check::failed(case.name, &error)));
     }
-    let kinds = [("training, gridsize 1", 1), ("training, gridsize 2", 2)];
-    for (what, gridsize) in kinds.into_iter().filter(|(what, _)| trainings && what.contains(filter))
-    {
-        let check = training(what, &narrow(gridsize), device);
+    let kinds = [
+        ("training, gridsize 1", narrow(1)),
+        ("training, gridsize 2", narrow(2)),
+        ("training, ffno", spectral(Architecture::Ffno)),
+        ("training, fno", spectral(Architecture::Fno)),
+        ("training, srunet", spectral(Architecture::Srunet)),
+    ];
+    for (what, model) in kinds.iter().filter(|(what, _)| trainings && what.contains(filter)) {
+        let check = training(what, model, device);
         done(check.unwrap_or_else(|error| Check::failed(what, &error)));
     }
     checks
@@ -156,6 +161,11 @@ fn narrow(gridsize: usize) -> ModelConfig {
         cbam_encoder: true,
         ..ModelConfig::default()
     }
+}
+
+/// A narrow network of another architecture.
+fn spectral(architecture: Architecture) -> ModelConfig {
+    ModelConfig { architecture, width: 8, fourier_modes: 6, ..ModelConfig::default() }
 }
 
 fn training(what: &str, model: &ModelConfig, device: &Chosen) -> Result<Check> {

@@ -7,8 +7,9 @@
 //!
 //! Layer names are those of the published network, so that its checkpoints can be compared.
 
-use super::Initial;
-use crate::config::{AmpActivation, Head, ModelConfig};
+use super::layers::{Layers, amplitude_activation};
+use super::{Initial, Patch};
+use crate::config::{Head, ModelConfig};
 use crate::graph::{Graph, Value};
 use crate::ops::activate::{Activation, activate};
 use crate::ops::batch_norm::batch_norm;
@@ -31,15 +32,6 @@ const OUTER: usize = LAST / 8;
 /// Channels per hidden unit of the channel attention.
 const REDUCTION: usize = 16;
 
-/// What the network makes of a batch.
-#[derive(Clone, Copy, Debug)]
-pub struct Patch {
-    /// [B, A, N, N]; A = 1 for the head `full`, C otherwise.
-    pub amplitude: Value,
-    /// [B, C, N, N], rad.
-    pub phase: Value,
-}
-
 /// Channels after each encoder block, before scaling, for side `n`.
 fn encoder_channels(n: usize) -> Vec<usize> {
     let blocks = (n / 8).ilog2();
@@ -61,7 +53,7 @@ pub fn build(
     training: Value,
     initial: &mut Vec<Initial>,
 ) -> Patch {
-    let mut net = Builder { g, config, training, initial };
+    let mut net = Builder { layers: Layers { g, initial }, config, training };
     let scale = config.n_filters_scale;
     let mut h = x;
     for (i, channels) in encoder_channels(config.n).into_iter().enumerate() {
@@ -73,10 +65,9 @@ pub fn build(
 }
 
 struct Builder<'a> {
-    g: &'a mut Graph,
+    layers: Layers<'a>,
     config: &'a ModelConfig,
     training: Value,
-    initial: &'a mut Vec<Initial>,
 }
 
 impl Builder<'_> {
@@ -86,7 +77,7 @@ impl Builder<'_> {
         if self.config.cbam_encoder {
             h = self.attention(&format!("{name}.attention"), h);
         }
-        max_pool(self.g, h)
+        max_pool(self.layers.g, h)
     }
 
     /// 3×3 convolution → [batch norm] → ReLU, twice.
@@ -96,7 +87,7 @@ impl Builder<'_> {
             h = self.conv(&format!("{name}.conv{i}"), h, channels, 3, !norm);
             if norm {
                 h = self.norm(&format!("{name}.bn{i}"), h);
-                h = activate(self.g, h, Activation::Relu);
+                h = activate(self.layers.g, h, Activation::Relu);
             }
         }
         h
@@ -109,7 +100,7 @@ impl Builder<'_> {
         for (i, channels) in decoder_channels(self.config.n).into_iter().enumerate() {
             let channels = channels * self.config.n_filters_scale;
             h = self.double_conv(&format!("{tower}.blocks.{i}"), h, channels, norm);
-            h = upsample(self.g, h);
+            h = upsample(self.layers.g, h);
         }
         self.head(&format!("{tower}.{quantity}"), h, phase, norm)
     }
@@ -121,73 +112,56 @@ impl Builder<'_> {
         // The head `full` has one amplitude for all patches of a group.
         let outputs = if head == Head::Full && !phase { 1 } else { channels };
         let outer = if head == Head::Border { outputs } else { OUTER * scale };
-        let (inner, rest) = split(self.g, h, LAST * scale - outer);
+        let (inner, rest) = split(self.layers.g, h, LAST * scale - outer);
         let mut path1 = self.conv(&format!("{name}.conv1"), inner, outputs, 3, false);
         if norm {
             path1 = self.norm(&format!("{name}.bn1"), path1);
         }
         let up = self.double_conv(&format!("{name}.conv_up_block"), rest, LAST * scale, norm);
-        let up = upsample(self.g, up);
+        let up = upsample(self.layers.g, up);
         let mut path2 = self.conv(&format!("{name}.conv2"), up, outputs, 3, false);
         if norm {
             path2 = self.norm(&format!("{name}.bn2"), path2);
         }
         let last = if phase { Activation::PiTanh } else { amplitude_activation(self.config) };
         if head == Head::Joint {
-            let sum = head_sum(self.g, path1, path2, false);
-            return activate(self.g, sum, last);
+            let sum = head_sum(self.layers.g, path1, path2, false);
+            return activate(self.layers.g, sum, last);
         }
-        let path1 = activate(self.g, path1, last);
-        let path2 = activate(self.g, path2, Activation::Silu);
-        head_sum(self.g, path1, path2, head == Head::Border)
+        let path1 = activate(self.layers.g, path1, last);
+        let path2 = activate(self.layers.g, path2, Activation::Silu);
+        head_sum(self.layers.g, path1, path2, head == Head::Border)
     }
 
     /// Channel gate, then spatial gate (Woo et al., "CBAM: convolutional block attention module",
     /// 2018).
     fn attention(&mut self, name: &str, x: Value) -> Value {
-        let [_, channels, _, _] = self.g.dims(x);
-        let pooled = channel_pool(self.g, x);
+        let [_, channels, _, _] = self.layers.g.dims(x);
+        let pooled = channel_pool(self.layers.g, x);
         let mlp = format!("{name}.ChannelGate.mlp");
         let hidden = self.conv(&format!("{mlp}.1"), pooled, channels / REDUCTION, 1, true);
         let gate = self.conv(&format!("{mlp}.3"), hidden, channels, 1, false);
-        let y = channel_gate(self.g, x, gate);
-        let pooled = spatial_pool(self.g, y);
-        let weight = self.weight(&format!("{name}.SpatialGate.compress.weight"), &[1, 2, 7, 7]);
-        let gate = conv2d(self.g, pooled, weight, None, false);
-        spatial_gate(self.g, y, gate)
+        let y = channel_gate(self.layers.g, x, gate);
+        let pooled = spatial_pool(self.layers.g, y);
+        let weight =
+            self.layers.weight(&format!("{name}.SpatialGate.compress.weight"), &[1, 2, 7, 7]);
+        let gate = conv2d(self.layers.g, pooled, weight, None, false);
+        spatial_gate(self.layers.g, y, gate)
     }
 
     fn conv(&mut self, name: &str, x: Value, outputs: usize, side: usize, relu: bool) -> Value {
-        let [_, inputs, _, _] = self.g.dims(x);
-        let weight = self.weight(&format!("{name}.weight"), &[outputs, inputs, side, side]);
-        let bias = self.g.param(&format!("{name}.bias"), &[outputs]);
-        self.initial.push(Initial::uniform(bias, inputs * side * side));
-        conv2d(self.g, x, weight, Some(bias), relu)
-    }
-
-    fn weight(&mut self, name: &str, shape: &[usize; 4]) -> Value {
-        let weight = self.g.param(name, shape);
-        self.initial.push(Initial::uniform(weight, shape[1] * shape[2] * shape[3]));
-        weight
+        self.layers.conv(name, x, outputs, side, relu)
     }
 
     fn norm(&mut self, name: &str, x: Value) -> Value {
-        let [_, channels, _, _] = self.g.dims(x);
-        let gamma = self.g.param(&format!("{name}.weight"), &[channels]);
-        let beta = self.g.param(&format!("{name}.bias"), &[channels]);
-        let mean = self.g.state(&format!("{name}.running_mean"), &[channels]);
-        let variance = self.g.state(&format!("{name}.running_var"), &[channels]);
+        let [_, channels, _, _] = self.layers.g.dims(x);
+        let gamma = self.layers.g.param(&format!("{name}.weight"), &[channels]);
+        let beta = self.layers.g.param(&format!("{name}.bias"), &[channels]);
+        let mean = self.layers.g.state(&format!("{name}.running_mean"), &[channels]);
+        let variance = self.layers.g.state(&format!("{name}.running_var"), &[channels]);
         for (value, start) in [(gamma, 1.0), (beta, 0.0), (mean, 0.0), (variance, 1.0)] {
-            self.initial.push(Initial::constant(value, start));
+            self.layers.initial.push(Initial::constant(value, start));
         }
-        batch_norm(self.g, x, gamma, beta, mean, variance, self.training)
-    }
-}
-
-fn amplitude_activation(config: &ModelConfig) -> Activation {
-    match config.amp_activation {
-        AmpActivation::Softplus => Activation::SoftplusOne,
-        AmpActivation::Silu => Activation::Silu,
-        AmpActivation::Sigmoid => Activation::Sigmoid,
+        batch_norm(self.layers.g, x, gamma, beta, mean, variance, self.training)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::optimiser::{self, Controls};
 use super::physics::{Overlap, canvas_side, diffract, overlap};
-use super::{Initial, cnn};
+use super::{Initial, Patch};
 use crate::config::{Loss, LossConfig, MergeWeights, Mode, ModelConfig, OptimiserConfig};
 use crate::graph::{Graph, Group, Value};
 use crate::ops::absolute_error::{absolute_error, absolute_phase_error};
@@ -167,7 +167,7 @@ pub fn training(
     let inputs = inputs(&mut g, model, loss, optimiser, sizes);
     let amplitude = gather(&mut g, inputs.frames, inputs.index);
     let x = scale(&mut g, amplitude, inputs.gain);
-    let patch = cnn::build(&mut g, model, x, inputs.training, &mut initial);
+    let patch = super::build(&mut g, model, x, inputs.training, &mut initial);
     let mut terms = Vec::new();
     let intensity = loss.mode.sees_patterns().then(|| {
         let predicted = predict(&mut g, &inputs, patch);
@@ -254,7 +254,7 @@ fn inputs(
 }
 
 /// The intensity that the patches predict.
-fn predict(g: &mut Graph, inputs: &Inputs, patch: cnn::Patch) -> Value {
+fn predict(g: &mut Graph, inputs: &Inputs, patch: Patch) -> Value {
     let mut object = polar(g, patch.amplitude, patch.phase);
     if let Some(o) = &inputs.overlap {
         object = overlap(g, object, o);
@@ -287,7 +287,7 @@ fn supervised(
     g: &mut Graph,
     labels: &Labels,
     index: Value,
-    patch: cnn::Patch,
+    patch: Patch,
     batch: usize,
 ) -> [Term; 2] {
     let Labels { amplitude, phase, pixels, weight } = *labels;
@@ -305,7 +305,7 @@ fn supervised(
 }
 
 /// Terms that prefer smooth patches, with their weights.
-fn regularisers(g: &mut Graph, loss: &LossConfig, inputs: &Inputs, patch: cnn::Patch) -> Vec<Term> {
+fn regularisers(g: &mut Graph, loss: &LossConfig, inputs: &Inputs, patch: Patch) -> Vec<Term> {
     type Rule = fn(&mut Graph, Value) -> Value;
     let rules: [(f64, Rule, Value); 4] = [
         (loss.tv_amplitude, total_variation, patch.amplitude),
@@ -327,7 +327,7 @@ pub fn inference(model: &ModelConfig, batch: usize, canvas: Option<Canvas>) -> I
     let gain = g.input("gain", &[batch]);
     let training = g.input("training", &[1]);
     let x = scale(&mut g, amplitude, gain);
-    let patch = cnn::build(&mut g, model, x, training, &mut initial);
+    let patch = super::build(&mut g, model, x, training, &mut initial);
     let object = polar(&mut g, patch.amplitude, patch.phase);
     g.keep(object);
     let stitched = canvas.map(|Canvas { size, crop, transpose }| {

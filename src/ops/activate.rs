@@ -30,6 +30,8 @@ pub enum Activation {
     SoftplusOne,
     /// π tanh x
     PiTanh,
+    /// x Φ(x), Φ the distribution function of the standard normal distribution.
+    Gelu,
 }
 
 #[derive(Clone, Debug)]
@@ -98,6 +100,7 @@ impl Operation for Activate {
             Activation::Sigmoid => map(x, y, sigmoid),
             Activation::SoftplusOne => map(x, y, |x| softplus(x + offset)),
             Activation::PiTanh => map(x, y, |x| pi * x.tanh()),
+            Activation::Gelu => map(x, y, |x| x * x.gaussian()[0]),
         }
     }
 
@@ -142,6 +145,10 @@ impl Operation for ActivateBackward {
             Activation::PiTanh => self.chain(mem, |x, dy| {
                 let t = x.tanh();
                 dy * pi * (one - t * t)
+            }),
+            Activation::Gelu => self.chain(mem, |x, dy| {
+                let [below, density] = x.gaussian();
+                dy * (below + x * density)
             }),
         }
     }

@@ -1,8 +1,12 @@
 //! The convolution.
 
-use ptycho_gpu::ops::conv2d::conv2d;
+use ptycho_gpu::graph::Graph;
+use ptycho_gpu::ops::conv2d::{conv2d, conv2d_valid};
+use ptycho_gpu::ops::reflect_pad::reflect_pad;
+use ptycho_gpu::ops::shuffle::{gather_blocks, spread_blocks};
+use ptycho_gpu::ops::transposed_filter::transposed_filter;
 
-use crate::support::{Case, case};
+use crate::support::{Case, case, filled};
 
 fn convolution(x: [usize; 4], outputs: usize, side: usize, relu: bool) -> Case {
     case(|g| {
@@ -40,6 +44,107 @@ fn convolution_is_linear_in_its_input() {
         let weight = g.input("w.weight", &[3, 2, 3, 3]);
         let x = g.param("x", &[2, 2, 6, 9]);
         conv2d(g, x, weight, None, false)
+    })
+    .linear()
+    .check(1e-6);
+}
+
+#[test]
+fn a_valid_convolution_sees_no_zeros() {
+    for (x, outputs, side) in [([2, 5, 18, 18], 6, 3), ([3, 9, 7, 5], 2, 3), ([1, 2, 9, 12], 3, 7)]
+    {
+        case(|g| {
+            let weight = g.param("w.weight", &[outputs, x[1], side, side]);
+            let (x, bias) = (g.param("x", &x), g.param("bias", &[outputs]));
+            conv2d_valid(g, x, weight, Some(bias))
+        })
+        .check(1e-6);
+    }
+    let build = |g: &mut Graph| {
+        let (x, w) = (g.input("x", &[1, 1, 3, 4]), g.input("w.weight", &[1, 1, 3, 3]));
+        conv2d_valid(g, x, w, None)
+    };
+    let given: [(&str, &[f64]); 2] = [
+        ("x", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0]),
+        ("w.weight", &[0.0, 0.0, 1.0, 0.0, 10.0, 0.0, 100.0, 0.0, 0.0]),
+    ];
+    assert_eq!(filled(build, &given), [963.0, 1074.0]);
+}
+
+#[test]
+fn a_mirrored_border_repeats_all_but_the_outermost_pixels() {
+    for shape in [[2, 3, 5, 7], [1, 1, 2, 2], [1, 2, 3, 9]] {
+        case(|g| {
+            let x = g.param("x", &shape);
+            reflect_pad(g, x)
+        })
+        .linear()
+        .check(1e-6);
+    }
+    let build = |g: &mut Graph| {
+        let x = g.input("x", &[1, 1, 2, 3]);
+        reflect_pad(g, x)
+    };
+    let y = filled(build, &[("x", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0])]);
+    let [upper, lower] = [[2.0, 1.0, 2.0, 3.0, 2.0], [5.0, 4.0, 5.0, 6.0, 5.0]];
+    assert_eq!(y, [lower, upper, lower, upper].concat());
+}
+
+#[test]
+fn blocks_of_pixels_become_channels_and_pixels_again() {
+    case(|g| {
+        let x = g.param("x", &[2, 3, 6, 10]);
+        gather_blocks(g, x)
+    })
+    .linear()
+    .check(1e-6);
+    case(|g| {
+        let x = g.param("x", &[2, 8, 3, 5]);
+        spread_blocks(g, x)
+    })
+    .linear()
+    .check(1e-6);
+    let build = |g: &mut Graph| {
+        let x = g.input("x", &[1, 1, 2, 4]);
+        gather_blocks(g, x)
+    };
+    let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+    assert_eq!(filled(build, &[("x", &x)]), [1.0, 3.0, 2.0, 4.0, 5.0, 7.0, 6.0, 8.0]);
+}
+
+/// Transposed convolution of stride 2 and padding 1, by its definition.
+fn transposed(x: &[f64], w: &[f64], [inputs, outputs, n]: [usize; 3]) -> Vec<f64> {
+    let mut y = vec![0.0; outputs * 4 * n * n];
+    for (i, o) in (0..inputs).flat_map(|i| (0..outputs).map(move |o| (i, o))) {
+        for (at, tap) in (0..n * n).flat_map(|at| (0..16).map(move |tap| (at, tap))) {
+            let place =
+                |at: usize, tap: usize| (2 * at + tap).checked_sub(1).filter(|&p| p < 2 * n);
+            if let Some((r, c)) = place(at / n, tap / 4).zip(place(at % n, tap % 4)) {
+                y[(o * 2 * n + r) * 2 * n + c] +=
+                    x[i * n * n + at] * w[(i * outputs + o) * 16 + tap];
+            }
+        }
+    }
+    y
+}
+
+#[test]
+fn a_transposed_convolution_is_a_plain_one_spread_over_blocks() {
+    let sizes = [2, 3, 5];
+    let wave = |len: usize| (1..=len).map(|i| (i as f64).sin()).collect::<Vec<_>>();
+    let (x, w) = (wave(2 * 25), wave(2 * 3 * 16));
+    let build = |g: &mut Graph| {
+        let (x, w) = (g.input("x", &[1, 2, 5, 5]), g.input("w.weight", &[2, 3, 4, 4]));
+        let filter = transposed_filter(g, w);
+        let y = conv2d(g, x, filter, None, false);
+        spread_blocks(g, y)
+    };
+    let got = filled(build, &[("x", &x), ("w.weight", &w)]);
+    let want = transposed(&x, &w, sizes);
+    assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() < 1e-13));
+    case(|g| {
+        let w = g.param("w.weight", &[2, 3, 4, 4]);
+        transposed_filter(g, w)
     })
     .linear()
     .check(1e-6);

@@ -4,7 +4,10 @@ use ptycho_gpu::backend::{Backend, cpu::Cpu};
 use ptycho_gpu::graph::{Graph, Role, Stage, Value};
 use ptycho_gpu::ops::absolute_error::{absolute_error, absolute_phase_error};
 use ptycho_gpu::ops::activate::{Activation, activate};
+use ptycho_gpu::ops::cartesian::cartesian;
 use ptycho_gpu::ops::head_sum::head_sum;
+use ptycho_gpu::ops::instance_norm::instance_norm;
+use ptycho_gpu::ops::residual::residual;
 use ptycho_gpu::ops::{
     batch_norm::batch_norm, channel_gate::channel_gate, channel_pool::channel_pool,
     max_pool::max_pool, mean_deviation::mean_deviation, polar::polar, spatial_gate::spatial_gate,
@@ -136,8 +139,8 @@ fn head_sum_masks_the_centre_of_the_outer_path_and_nothing_else() {
 
 #[test]
 fn every_activation_has_its_own_slope() {
-    use Activation::{PiTanh, Relu, Sigmoid, Silu, SoftplusOne};
-    for activation in [Relu, Silu, Sigmoid, SoftplusOne, PiTanh] {
+    use Activation::{Gelu, PiTanh, Relu, Sigmoid, Silu, SoftplusOne};
+    for activation in [Relu, Silu, Sigmoid, SoftplusOne, PiTanh, Gelu] {
         for shape in [[2, 3, 5, 7], [1, 1, 1, 1]] {
             sound(|g| {
                 let x = g.param("x", &shape);
@@ -175,6 +178,7 @@ fn activations_hold_at_zero_and_far_out() {
     assert_eq!(activated(Activation::Silu, &ends), [0.0, 0.0, 1000.0]);
     assert_eq!(activated(Activation::Sigmoid, &ends), [0.0, 0.5, 1.0]);
     assert_eq!(activated(Activation::PiTanh, &ends), [-PI, 0.0, PI]);
+    assert_eq!(activated(Activation::Gelu, &ends), [0.0, 0.0, 1000.0]);
     let softplus = activated(Activation::SoftplusOne, &ends);
     assert!(softplus[0] == 0.0 && (softplus[1] - 1.0).abs() < 1e-6);
     assert!((softplus[2] - 1_000.541_3).abs() < 1e-3);
@@ -389,4 +393,83 @@ fn absolute_error_has_no_slope_where_it_is_zero() {
     let given: [(&str, &[f64]); 4] =
         [("x", &[2.0, 1.0]), ("target", &[2.0, 2.0]), ("weight", &[1.0, 0.5]), ("seed", &[3.0])];
     assert_eq!(gradients(build, &given, 1)[0], [0.0, -1.5]);
+}
+
+#[test]
+fn instance_norm_uses_the_statistics_of_every_image() {
+    for [b, c, h, w] in [[3, 2, 5, 7], [1, 1, 3, 3], [2, 3, 17, 16]] {
+        sound(|g| {
+            let x = g.param("x", &[b, c, h, w]);
+            let [gamma, beta] = ["gamma", "beta"].map(|name| g.param(name, &[c]));
+            instance_norm(g, x, gamma, beta)
+        });
+    }
+}
+
+#[test]
+fn instance_norm_of_a_constant_image_is_its_offset() {
+    let build = |g: &mut Graph| {
+        let x = g.param("x", &[1, 1, 2, 2]);
+        let [gamma, beta] = ["gamma", "beta"].map(|name| g.param(name, &[1]));
+        instance_norm(g, x, gamma, beta)
+    };
+    let given: [(&str, &[f64]); 2] = [("x", &[0.5; 4]), ("seed", &[1.0, 2.0, 3.0, 4.0])];
+    let [_, dgamma, dbeta] = gradients(build, &given, 1).try_into().unwrap();
+    assert_eq!([dgamma, dbeta], [[0.0], [10.0]]);
+}
+
+#[test]
+fn residual_adds_the_update_through_its_gate() {
+    for total in [1, 300, 70_001] {
+        sound(|g| {
+            let [x, update] = ["x", "update"].map(|name| g.param(name, &[total]));
+            let gate = g.param("gate", &[1]);
+            residual(g, x, update, Some(gate))
+        });
+    }
+    case(|g| {
+        let [x, update] = ["x", "update"].map(|name| g.param(name, &[3, 100]));
+        residual(g, x, update, None)
+    })
+    .linear()
+    .check(1e-6);
+}
+
+/// Amplitude and phase of parameters `x` and `y`.
+fn parts(g: &mut Graph, shape: &[usize]) -> (Value, Value) {
+    let [x, y] = ["x", "y"].map(|name| g.param(name, shape));
+    cartesian(g, x, y)
+}
+
+#[test]
+fn parts_give_amplitude_and_phase_and_get_their_gradients() {
+    for shape in [[2, 3, 5, 7], [1, 1, 71, 73]] {
+        // Far from z = 0, where slopes grow beyond every bound.
+        let both = |g: &mut Graph| {
+            let (amplitude, phase) = parts(g, &shape);
+            polar(g, amplitude, phase)
+        };
+        case(both).positive().check(1e-6);
+        case(|g| parts(g, &shape).0).positive().check(1e-6);
+        case(|g| parts(g, &shape).1).positive().check(1e-6);
+    }
+    for second in [false, true] {
+        let build = |g: &mut Graph| {
+            let (amplitude, phase) = parts(g, &[1, 1, 1, 4]);
+            if second { phase } else { amplitude }
+        };
+        sound(build);
+        // Every quadrant.
+        case(build).with("x", [1.0, -3.0, -3.0, 1.0]).with("y", [1.0, 1.0, -1.0, -1.0]).check(1e-6);
+    }
+}
+
+#[test]
+fn a_number_of_modulus_zero_has_no_slope() {
+    let build = |g: &mut Graph| {
+        let [x, y] = ["x", "y"].map(|name| g.param(name, &[1, 1, 1, 1]));
+        let (amplitude, phase) = cartesian(g, x, y);
+        polar(g, amplitude, phase)
+    };
+    assert_eq!(gradients(build, &[("x", &[-1.0]), ("y", &[0.0])], 1), [[0.0], [0.0]]);
 }

@@ -187,6 +187,20 @@ impl Case {
     }
 }
 
+/// The output of the op that `build` appends, on inputs that hold `given`.
+pub fn filled(build: impl FnOnce(&mut Graph) -> Value, given: &[(&str, &[f64])]) -> Vec<f64> {
+    let mut g = Graph::default();
+    let y = build(&mut g);
+    g.keep(y);
+    let mut cpu = Cpu::<f64>::new(Plan::new(g));
+    for (name, values) in given {
+        let v = cpu.plan().find(name).expect("the op reads what is given");
+        cpu.set(v, values);
+    }
+    cpu.run(Stage::Forward).unwrap();
+    cpu.get(y).to_vec()
+}
+
 pub fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }

@@ -8,7 +8,8 @@
 use rayon::prelude::*;
 
 use super::layout::{
-    LANES, OUTPUTS, pack, pack_turned, packed_len, pad, pad_where_positive, padded_len,
+    LANES, OUTPUTS, pack, pack_turned, packed_len, pad, pad_input, pad_outer, pad_where_positive,
+    padded_len,
 };
 use super::simd::{BLOCKS, Correlation, Lines, Rows, TILE, VECTORS};
 use super::{Conv2d, Conv2dBackward, Sizes};
@@ -34,7 +35,7 @@ pub fn forward<T: Real>(op: &Conv2d, mem: &mut Mem<T>) {
         return finish(op, mem);
     }
     let (padded, packed) = workspace.split_at_mut(padded_len(&op.sizes, inputs));
-    pad(&op.sizes, x, padded);
+    pad_input(&op.sizes, x, padded);
     pack(outputs, inputs, op.sizes.taps(), weight, packed);
     correlate(&op.sizes, inputs, outputs, padded, packed, y, false);
     finish(op, mem);
@@ -135,10 +136,20 @@ pub fn backward<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>) {
     }
 }
 
+/// Elements of the padded gradient, as the weights' and as the input's gradient need it.
+pub fn gradient_len(sizes: &Sizes) -> usize {
+    padded_len(sizes, sizes.outputs) + outer_len(sizes)
+}
+
+/// Elements of the second, which a valid convolution alone has.
+fn outer_len(sizes: &Sizes) -> usize {
+    if sizes.ring() == 0 { 0 } else { padded_len(&sizes.outer(), sizes.outputs) }
+}
+
 /// The workspace in parts: padded gradient, padded input, packed weights or partial sums.
 fn parts<'a, T>(op: &Conv2dBackward, workspace: &'a mut [T]) -> [&'a mut [T]; 3] {
-    let Sizes { inputs, outputs, .. } = op.forward.sizes;
-    let (dz, rest) = workspace.split_at_mut(padded_len(&op.forward.sizes, outputs));
+    let Sizes { inputs, .. } = op.forward.sizes;
+    let (dz, rest) = workspace.split_at_mut(gradient_len(&op.forward.sizes));
     let (x, rest) = rest.split_at_mut(padded_len(&op.forward.sizes, inputs));
     [dz, x, rest]
 }
@@ -146,6 +157,10 @@ fn parts<'a, T>(op: &Conv2dBackward, workspace: &'a mut [T]) -> [&'a mut [T]; 3]
 fn pad_gradient<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>) {
     let [dy, y, workspace] = mem.get([op.dy, op.forward.y, op.workspace]);
     let [dz, _, _] = parts(op, workspace);
+    let (dz, outer) = dz.split_at_mut(padded_len(&op.forward.sizes, op.forward.sizes.outputs));
+    if op.forward.sizes.ring() > 0 {
+        pad_outer(&op.forward.sizes, dy, outer);
+    }
     if op.forward.relu {
         pad_where_positive(&op.forward.sizes, dy, y, dz);
     } else {
@@ -154,10 +169,12 @@ fn pad_gradient<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>) {
 }
 
 fn input_gradient<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>, d: Grad) {
-    let sizes = op.forward.sizes;
+    let sizes = op.forward.sizes.outer();
     let Sizes { inputs, outputs, side, .. } = sizes;
     let [weight, dx, workspace] = mem.get([op.forward.weight, d.value, op.workspace]);
     let [dz, _, rest] = parts(op, workspace);
+    // Behind the gradient in its own size, where there are two.
+    let dz = &dz[dz.len() - padded_len(&sizes, outputs)..];
     let packed = &mut rest[..packed_len(inputs, outputs, side)];
     pack_turned(outputs, inputs, sizes.taps(), weight, packed);
     correlate(&sizes, outputs, inputs, dz, packed, dx, d.accumulate);
@@ -168,7 +185,7 @@ fn weight_gradient<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>, d: Grad) {
     let Sizes { inputs, outputs, side, .. } = sizes;
     let [x, dweight, workspace] = mem.get([op.forward.x, d.value, op.workspace]);
     let [dz, padded, rest] = parts(op, workspace);
-    pad(&sizes, x, padded);
+    pad_input(&sizes, x, padded);
     let (taps, dz, padded) = (sizes.taps(), &*dz, &*padded);
     // [⌈O/6⌉][I][k·k][6], as the packed weights.
     let sums = &mut rest[..packed_len(outputs, inputs, side)];

@@ -48,10 +48,10 @@ impl Sizes {
         }
     }
 
-    /// What every kernel is told.
-    fn layer(&self) -> [usize; 6] {
-        let Sizes { inputs, outputs, height, width, side, .. } = *self;
-        [inputs, outputs, height, width, side, self.all_pixels()]
+    /// What every kernel is told; `pixels` of the batch in what it computes, or sums over.
+    fn layer(&self, pixels: usize) -> [usize; 7] {
+        let Sizes { inputs, outputs, height, width, side, pad, .. } = *self;
+        [inputs, outputs, height, width, side, pad, pixels]
     }
 }
 
@@ -85,7 +85,7 @@ pub fn forward(op: &Conv2d) -> Vec<Launch> {
     let launch = tiled(kernels, sizes.outputs, sizes.all_pixels(), 1).map(|launch| {
         launch
             .buffers([x, weight, bias.unwrap_or(weight), y])
-            .ints(sizes.layer())
+            .ints(sizes.layer(sizes.all_pixels()))
             .ints([bias.is_some().into(), relu.into()])
     });
     launch.into_iter().collect()
@@ -101,8 +101,9 @@ pub fn backward(op: &Conv2dBackward) -> Vec<Launch> {
 fn input_gradient(op: &Conv2dBackward, dx: Grad) -> Option<Launch> {
     let Conv2d { weight, y, relu, sizes, .. } = op.forward;
     let kernels = ["conv2d_backward_data", "conv2d_backward_data_narrow"];
-    let launch = tiled(kernels, sizes.inputs, sizes.all_pixels(), 1)?;
-    let launch = launch.buffers([op.dy, y, weight, dx.value]).ints(sizes.layer());
+    let pixels = sizes.outer().all_pixels();
+    let launch = tiled(kernels, sizes.inputs, pixels, 1)?;
+    let launch = launch.buffers([op.dy, y, weight, dx.value]).ints(sizes.layer(pixels));
     Some(launch.ints([relu.into(), dx.accumulate.into()]))
 }
 
@@ -114,8 +115,10 @@ fn weight_gradient(op: &Conv2dBackward, dweight: Grad) -> Vec<Launch> {
         return Vec::new();
     };
     let slice = sizes.all_pixels().div_ceil(slices);
-    let partial =
-        launch.buffers([x, op.dy, y, op.workspace]).ints(sizes.layer()).ints([relu.into(), slice]);
+    let partial = launch
+        .buffers([x, op.dy, y, op.workspace])
+        .ints(sizes.layer(sizes.all_pixels()))
+        .ints([relu.into(), slice]);
     vec![partial, sum(op.workspace, dweight, slices, sizes.outputs * sizes.weights())]
 }
 

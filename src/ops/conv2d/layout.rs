@@ -22,9 +22,20 @@ pub const LANES: usize = 8;
 const MARGIN: usize = LANES;
 
 impl Sizes {
-    /// Zeros on each side.
-    pub fn pad(&self) -> usize {
+    /// Pixels that a filter sees on each side of its own.
+    pub fn reach(&self) -> usize {
         self.side / 2
+    }
+
+    /// Pixels of the input around the result, on each side: none but in a valid convolution.
+    pub fn ring(&self) -> usize {
+        self.reach() - self.pad
+    }
+
+    /// The convolution that gives an image as large as the input of this one.
+    pub fn outer(&self) -> Sizes {
+        let (height, width) = (self.height + 2 * self.ring(), self.width + 2 * self.ring());
+        Sizes { height, width, pad: self.reach(), ..*self }
     }
 
     /// Elements between two rows of a padded plane.
@@ -34,17 +45,17 @@ impl Sizes {
 
     /// Elements of a padded plane.
     pub fn plane(&self) -> usize {
-        (self.height + 2 * self.pad()) * self.stride() + MARGIN
+        (self.height + 2 * self.reach()) * self.stride() + MARGIN
     }
 
     /// Where row `row` of the image begins in its padded plane.
     pub fn row(&self, row: usize) -> usize {
-        (row + self.pad()) * self.stride() + MARGIN
+        (row + self.reach()) * self.stride() + MARGIN
     }
 
     /// Where the first tap of the filter lies for the pixel at the start of row `row`.
     pub fn first_tap(&self, row: usize) -> usize {
-        row * self.stride() + MARGIN - self.pad()
+        row * self.stride() + MARGIN - self.reach()
     }
 
     /// Elements of an image.
@@ -80,6 +91,34 @@ pub fn pad<T: Real>(sizes: &Sizes, images: &[T], padded: &mut [T]) {
         fill_plane(sizes, padded, |row, to| {
             to.copy_from_slice(&image[row * sizes.width..][..sizes.width])
         });
+    });
+}
+
+/// Copies the input, [planes, H + 2 ring, W + 2 ring], into padded planes: what lies around the
+/// result takes the place of zeros.
+pub fn pad_input<T: Real>(sizes: &Sizes, images: &[T], padded: &mut [T]) {
+    if sizes.ring() == 0 {
+        return pad(sizes, images, padded);
+    }
+    let outer = sizes.outer();
+    let pairs = padded.par_chunks_mut(sizes.plane()).zip(images.par_chunks(outer.pixels()));
+    pairs.for_each(|(padded, image)| {
+        padded.fill(T::zero());
+        for (row, pixels) in image.chunks_exact(outer.width).enumerate() {
+            padded[sizes.first_tap(row)..][..outer.width].copy_from_slice(pixels);
+        }
+    });
+}
+
+/// Copies [planes, H, W] into padded planes of the outer convolution, zeros in the ring.
+pub fn pad_outer<T: Real>(sizes: &Sizes, images: &[T], padded: &mut [T]) {
+    let (outer, ring) = (sizes.outer(), sizes.ring());
+    let pairs = padded.par_chunks_mut(outer.plane()).zip(images.par_chunks(sizes.pixels()));
+    pairs.for_each(|(padded, image)| {
+        padded.fill(T::zero());
+        for (row, pixels) in image.chunks_exact(sizes.width).enumerate() {
+            padded[outer.row(row + ring) + ring..][..sizes.width].copy_from_slice(pixels);
+        }
     });
 }
 

@@ -1,7 +1,7 @@
 //! Two-dimensional convolution with bias and optional ReLU.
 //!
 //! y[b,o,r,c] = f( β[o] + Σ_{i,u,v} W[o,i,u,v] · x[b,i,r+u−k/2,c+v−k/2] ),  f = ReLU or identity,
-//! x = 0 outside the image. With z̄ = ȳ·1[y > 0] under ReLU and z̄ = ȳ otherwise:
+//! x = 0 outside the image; a valid convolution has only the y that see no such x. With z̄ = ȳ·1[y > 0] under ReLU and z̄ = ȳ otherwise:
 //! x̄ is the convolution of z̄ with W transposed and turned by 180°, W̄[o,i,u,v] = Σ_{b,r,c}
 //! z̄[b,o,r,c] · x[b,i,r+u−k/2,c+v−k/2], and β̄[o] = Σ_{b,r,c} z̄[b,o,r,c].
 //! Kernel twin: `kernels/conv2d.cu`.
@@ -11,8 +11,8 @@
 
 mod cpu;
 mod cuda;
-mod layout;
-mod simd;
+pub(super) mod layout;
+pub(super) mod simd;
 
 pub use simd::{FULL, Kernels, kernels_f32, kernels_portable};
 
@@ -28,10 +28,13 @@ pub struct Sizes {
     pub batch: usize,
     pub inputs: usize,
     pub outputs: usize,
+    /// Of the result.
     pub height: usize,
     pub width: usize,
     /// Side of the odd square filter.
     pub side: usize,
+    /// Zeros around the input: half of the filter, or none in a valid convolution.
+    pub pad: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -53,19 +56,39 @@ pub struct Conv2dBackward {
     dx: Option<Grad>,
     dweight: Option<Grad>,
     dbias: Option<Grad>,
-    /// Padded output gradient, padded input, packed weights, partial sums.
+    /// Padded output gradient (for a valid convolution in two ways), padded input, packed weights, partial sums.
     workspace: Value,
 }
 
 /// [B, I, H, W] ∗ [O, I, k, k] (k odd) + [O] → [B, O, H, W], same size, with ReLU if `relu`.
 pub fn conv2d(g: &mut Graph, x: Value, weight: Value, bias: Option<Value>, relu: bool) -> Value {
+    let [_, _, side, _] = g.dims(weight);
+    push(g, x, weight, bias, relu, side / 2)
+}
+
+/// The same without zeros around the image: [B, I, H, W] → [B, O, H − k + 1, W − k + 1].
+pub fn conv2d_valid(g: &mut Graph, x: Value, weight: Value, bias: Option<Value>) -> Value {
+    push(g, x, weight, bias, false, 0)
+}
+
+fn push(
+    g: &mut Graph,
+    x: Value,
+    weight: Value,
+    bias: Option<Value>,
+    relu: bool,
+    pad: usize,
+) -> Value {
     let [batch, inputs, height, width] = g.dims(x);
     let [outputs, weight_inputs, side, columns] = g.dims(weight);
     assert!(
         weight_inputs == inputs && side == columns && side % 2 == 1 && side / 2 <= 8,
         "odd square filters of the input's channels"
     );
-    let sizes = Sizes { batch, inputs, outputs, height, width, side };
+    let cut = side - 1 - 2 * pad;
+    assert!(height > cut && width > cut, "a filter fits into the image");
+    let (height, width) = (height - cut, width - cut);
+    let sizes = Sizes { batch, inputs, outputs, height, width, side, pad };
     let name = format!("{} output", g.name(weight).trim_end_matches(".weight"));
     let y = g.work(&name, &[batch, outputs, height, width]);
     let len = padded_len(&sizes, inputs) + packed_len(outputs, inputs, side);
@@ -88,7 +111,7 @@ impl Operation for Conv2d {
         let (dx, dweight) = (g.grad_into(self.x), g.grad_into(self.weight));
         let dbias = self.bias.and_then(|b| g.grad_into(b));
         let Sizes { inputs, outputs, side, .. } = self.sizes;
-        let len = padded_len(&self.sizes, outputs)
+        let len = cpu::gradient_len(&self.sizes)
             + padded_len(&self.sizes, inputs)
             + packed_len(inputs, outputs, side).max(packed_len(outputs, inputs, side));
         let len = len.max(cuda::partial_len(&self.sizes));
