@@ -151,7 +151,7 @@ fn networks_begin_near_amplitude_one_and_phase_zero() {
         cpu.run(Stage::Forward).unwrap();
         for (v, centre) in training.patch.into_iter().zip([1.0, 0.0]) {
             let far = cpu.get(v).iter().map(|x| (x - centre).abs()).fold(0.0, f32::max);
-            assert!(far < 0.3, "{architecture}, {output_mode:?}: {far} from {centre}");
+            assert!(far < 0.5, "{architecture}, {output_mode:?}: {far} from {centre}");
         }
     }
 }

@@ -1,26 +1,23 @@
 //! One case for every op, at any size: what the self-test checks and the benchmarks time.
 
+mod spectral;
+
 use crate::graph::{Graph, Group, Role, Value};
 use crate::ops::activate::{Activation, activate};
 use crate::ops::adam::{Constants, adam};
 use crate::ops::clip::{Rule, clip};
-use crate::ops::conv2d::{conv2d, conv2d_valid};
-use crate::ops::dft_axis::{Axis, Weights, analyse, synthesise};
-use crate::ops::dft_plane;
 use crate::ops::merge::{MergeRule, merge};
 use crate::ops::misfit::{Measured, Normalise, Upstream};
 use crate::ops::{
     absolute_error::absolute_error, absolute_error::absolute_phase_error, accumulate::accumulate,
-    amplitude::amplitude, background::background, batch_norm::batch_norm, cartesian::cartesian,
-    channel_gate::channel_gate, channel_pool::channel_pool, cut::cut, extract::extract, fft2::fft2,
-    gather::gather, global_norm::global_norm, head_sum::head_sum, illuminate::illuminate,
-    instance_norm::instance_norm, intensity::intensity, mae::mae, max_pool::max_pool,
-    mean_deviation::mean_deviation, mode_mix::mode_mix, multiply_add::multiply_add,
-    poisson::poisson, polar::polar, product::padded, record::record, reflect_pad::reflect_pad,
-    residual::residual, scale::scale, sgd::sgd, shuffle::gather_blocks, spatial_gate::spatial_gate,
-    spatial_pool::spatial_pool, split::split, stitch::stitch, total_variation::total_variation,
-    transposed_filter::transposed_filter, upsample::upsample, weighted_sum::Term,
-    weighted_sum::weighted_sum,
+    amplitude::amplitude, background::background, batch_norm::batch_norm,
+    channel_gate::channel_gate, channel_pool::channel_pool, conv2d::conv2d, cut::cut,
+    extract::extract, fft2::fft2, gather::gather, global_norm::global_norm, head_sum::head_sum,
+    illuminate::illuminate, intensity::intensity, mae::mae, max_pool::max_pool,
+    mean_deviation::mean_deviation, multiply_add::multiply_add, poisson::poisson, polar::polar,
+    record::record, scale::scale, sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool,
+    split::split, stitch::stitch, total_variation::total_variation, upsample::upsample,
+    weighted_sum::Term, weighted_sum::weighted_sum,
 };
 use crate::plan::{LASTING, Plan};
 use crate::random::{Purpose, Stream};
@@ -176,9 +173,10 @@ fn upstream(g: &mut Graph, s: &Size) -> Upstream {
 
 /// All cases: ops on feature maps, on patches and patterns, on all parameters at once.
 pub fn all() -> Vec<Case> {
-    let of_networks = [convolutions(), network(), spectral(), attention()];
+    let networks = [convolutions(), network(), attention()];
+    let spectral = [spectral::convolutions(), spectral::layers(), spectral::transforms()];
     let others = [physics(), losses(), groups(), update()];
-    [of_networks, others].concat().concat()
+    networks.into_iter().chain(spectral).chain(others).flatten().collect()
 }
 
 type Build = fn(&mut Graph, &Size) -> Option<Value>;
@@ -209,23 +207,6 @@ fn convolutions() -> Vec<Case> {
         ("conv2d 3x3 from one", |g, s| filter(g, s, [1, s.channels, 3], true)),
         ("conv2d 1x1", |g, s| filter(g, s, [s.channels, 2 * s.channels, 1], false)),
         ("conv2d 7x7", |g, s| filter(g, s, [2, 1, 7], false)),
-        ("conv2d 3x3 valid", |g, s| {
-            let x = g.param("x", &[s.batch, s.channels, s.side / 2 + 2, s.side / 2 + 2]);
-            let weight = g.param("w.weight", &[s.channels, s.channels, 3, 3]);
-            Some(conv2d_valid(g, x, weight, None))
-        }),
-        ("reflect_pad", |g, s| {
-            let x = maps(g, s, "x");
-            Some(reflect_pad(g, x))
-        }),
-        ("shuffle", |g, s| {
-            let x = maps(g, s, "x");
-            Some(gather_blocks(g, x))
-        }),
-        ("transposed_filter", |g, s| {
-            let weight = g.param("weight", &[2 * s.channels, s.channels, 4, 4]);
-            Some(transposed_filter(g, weight))
-        }),
     ])
 }
 
@@ -259,10 +240,6 @@ fn network() -> Vec<Case> {
             let x = maps(g, s, "x");
             Some(activate(g, x, Activation::PiTanh))
         }),
-        ("activate gelu", |g, s| {
-            let x = maps(g, s, "x");
-            Some(activate(g, x, Activation::Gelu))
-        }),
         ("batch_norm", |g, s| {
             let x = maps(g, s, "x");
             let [gamma, beta] = ["gamma", "beta"].map(|name| g.param(name, &[s.channels]));
@@ -280,19 +257,9 @@ fn network() -> Vec<Case> {
             let outer = real(g, s, "outer");
             Some(head_sum(g, inner, outer, true))
         }),
-        ("instance_norm", |g, s| {
-            let x = maps(g, s, "x");
-            let [gamma, beta] = ["gamma", "beta"].map(|name| g.param(name, &[s.channels]));
-            Some(instance_norm(g, x, gamma, beta))
-        }),
         ("max_pool", |g, s| {
             let x = maps(g, s, "ties");
             Some(max_pool(g, x))
-        }),
-        ("residual", |g, s| {
-            let ([x, update], gate) = (["x", "u"].map(|name| maps(g, s, name)), g.param("g", &[1]));
-            let y = residual(g, x, update, Some(gate));
-            Some(residual(g, y, update, None))
         }),
         ("split", |g, s| {
             let x = maps(g, s, "x");
@@ -326,39 +293,6 @@ fn attention() -> Vec<Case> {
         ("spatial_pool", |g, s| {
             let x = maps(g, s, "ties");
             Some(spatial_pool(g, x))
-        }),
-    ])
-}
-
-/// Frequencies that the spectral cases keep.
-const MODES: usize = 6;
-
-fn spectral() -> Vec<Case> {
-    named([
-        ("dft_axis rows", |g, s| {
-            let x = maps(g, s, "x");
-            Some(analyse(g, x, Axis::Horizontal, 0, MODES))
-        }),
-        ("dft_axis columns", |g, s| {
-            let x = maps(g, s, "x");
-            Some(analyse(g, x, Axis::Vertical, s.side - MODES, 2 * MODES))
-        }),
-        ("dft_axis synthesis", |g, s| {
-            let shape = [s.batch, s.channels, s.side, s.side + 2];
-            let modes = g.param("modes", &[shape[0], shape[1], MODES, 2, padded(s.side)]);
-            let y = synthesise(g, modes, shape, Axis::Horizontal, 0, Weights::InverseReal, None);
-            Some(synthesise(g, modes, shape, Axis::Horizontal, 0, Weights::Inverse, Some(y)))
-        }),
-        ("dft_plane", |g, s| {
-            let x = g.param("x", &[s.batch, s.channels, MODES, 2, padded(s.side)]);
-            let modes = dft_plane::analyse(g, x, s.side, 0, MODES);
-            let size = [s.batch, MODES, s.side];
-            Some(dft_plane::synthesise(g, modes, size, 0, Weights::InverseReal))
-        }),
-        ("mode_mix", |g, s| {
-            let x = g.param("x", &[s.batch, s.channels, MODES, 2, padded(s.side)]);
-            let weight = g.param("weight", &[MODES, s.channels, s.channels + 1, 2]);
-            Some(mode_mix(g, x, weight))
         }),
     ])
 }
@@ -410,11 +344,6 @@ fn physics() -> Vec<Case> {
             let y = multiply_add(g, x, s.rounds);
             g.keep(y);
             None
-        }),
-        ("cartesian", |g, s| {
-            let (x, y) = (real(g, s, "x"), real(g, s, "y"));
-            let (amplitude, phase) = cartesian(g, x, y);
-            Some(polar(g, amplitude, phase))
         }),
         ("polar", |g, s| {
             let (amplitude, phase) = (real(g, s, "amplitude"), real(g, s, "phase"));

@@ -282,13 +282,13 @@ mod tests {
         let (height, stride, vectors) = (5, 32, 2);
         let plane = (height + 2) * stride;
         let (dz, x) = (noise(3 * 6 * plane, 2), noise(3 * plane, 3));
-        for outputs in [6, 2] {
+        for (outputs, side) in [(6, 3), (2, 3), (6, 1), (2, 1)] {
             let rows = Rows {
                 dz: &dz,
                 channels: std::array::from_fn(|o| o.min(outputs - 1) * plane),
                 outputs,
                 x: &x,
-                side: 3,
+                side,
                 stride,
                 vectors,
                 lines: Lines {
@@ -301,7 +301,7 @@ mod tests {
                 },
             };
             let run = |kernels: &Kernels<f32>| {
-                let mut lanes = vec![0.5; 9 * OUTPUTS * LANES];
+                let mut lanes = vec![0.5; side * side * OUTPUTS * LANES];
                 (kernels.weight_rows)(&rows, &mut lanes);
                 let channel = |at: &usize| at / LANES % OUTPUTS < outputs;
                 (0..lanes.len()).filter(channel).map(|at| lanes[at]).collect::<Vec<_>>()

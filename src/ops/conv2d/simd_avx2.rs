@@ -69,30 +69,39 @@ unsafe fn register_tile(
     }
 }
 
-/// Columns and rows of taps that have their own loop: the 3×3 filters that do nearly all the work.
-const SIDE: usize = 3;
-
 /// Output channels of one register tile of the weight gradient: 3 by 3 taps are 9 accumulators.
 const GRADIENTS: usize = 3;
 
 fn weight_rows(rows: &Rows<f32>, lanes: &mut [f32]) {
-    if rows.side != SIDE {
-        return weight_rows_portable(rows, lanes);
+    // Filters of these sides do nearly all the work.
+    match rows.side {
+        3 => rows_of_taps::<3>(rows, lanes),
+        1 => rows_of_taps::<1>(rows, lanes),
+        _ => weight_rows_portable(rows, lanes),
     }
+}
+
+fn rows_of_taps<const SIDE: usize>(rows: &Rows<f32>, lanes: &mut [f32]) {
     rows.check(lanes);
     for u in 0..SIDE {
         for first in (0..rows.outputs).step_by(GRADIENTS) {
-            // SAFETY: this function is chosen only where AVX2 and FMA are detected; `check` holds
+            let lanes = &mut lanes[u * SIDE * OUTPUTS * LANES..];
+            // SAFETY: `weight_rows` is chosen only where AVX2 and FMA are detected; `check` holds
             // the last vector of the farthest row of both arrays, and the size of the sums.
-            unsafe { row_of_taps(rows, u, first, &mut lanes[u * SIDE * OUTPUTS * LANES..]) }
+            unsafe { row_of_taps::<SIDE>(rows, u, first, lanes) }
         }
     }
 }
 
 /// Row `u` of the taps for three output channels from `first` on; `lanes` begins at that row.
-// SAFETY: see `weight_rows`, the only caller.
+// SAFETY: see `rows_of_taps`, the only caller.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn row_of_taps(rows: &Rows<f32>, u: usize, first: usize, lanes: &mut [f32]) {
+unsafe fn row_of_taps<const SIDE: usize>(
+    rows: &Rows<f32>,
+    u: usize,
+    first: usize,
+    lanes: &mut [f32],
+) {
     let place = |v: usize, o: usize| (v * OUTPUTS + first + o) * LANES;
     let mut sums = [[_mm256_setzero_ps(); GRADIENTS]; SIDE];
     for (v, sums) in sums.iter_mut().enumerate() {
@@ -104,10 +113,10 @@ unsafe fn row_of_taps(rows: &Rows<f32>, u: usize, first: usize, lanes: &mut [f32
     let channels: [usize; GRADIENTS] = std::array::from_fn(|o| rows.channels[first + o]);
     for (p, q) in rows.lines.iter() {
         for n in 0..rows.vectors {
-            // SAFETY: `weight_rows` has checked the reach of the farthest row.
+            // SAFETY: `rows_of_taps` has checked the reach of the farthest row.
             unsafe {
                 let x = rows.x.as_ptr().add(q + u * rows.stride + n * LANES);
-                let x: [_; SIDE] = [0, 1, 2].map(|v| _mm256_loadu_ps(x.add(v)));
+                let x: [_; SIDE] = std::array::from_fn(|v| _mm256_loadu_ps(x.add(v)));
                 let dz = rows.dz.as_ptr().add(p + n * LANES);
                 let dz = channels.map(|channel| _mm256_loadu_ps(dz.add(channel)));
                 for (sums, &x) in sums.iter_mut().zip(&x) {

@@ -89,25 +89,26 @@ unsafe fn join(low: *const f32, high: *const f32) -> __m512 {
     }
 }
 
-/// Side of the filters that have their own loop: those that do nearly all the work.
-const SIDE: usize = 3;
-
 /// Registers of output channels, two channels each. By 9 taps they are 27 accumulators.
 const CHANNEL_PAIRS: usize = OUTPUTS / 2;
 
 fn weight_rows(rows: &Rows<f32>, lanes: &mut [f32]) {
-    if rows.side != SIDE {
-        return weight_rows_portable(rows, lanes);
-    }
     rows.check(lanes);
     // SAFETY: this function is chosen only where AVX-512F and DQ are detected; `check` holds the
     // last vector of the farthest row of both arrays, and the size of the sums.
-    unsafe { all_taps(rows, lanes) }
+    unsafe {
+        match rows.side {
+            3 => all_taps::<3>(rows, lanes),
+            1 => all_taps::<1>(rows, lanes),
+            _ => weight_rows_portable(rows, lanes),
+        }
+    }
 }
 
+/// Filters of these sides do nearly all the work.
 // SAFETY: see `weight_rows`, the only caller.
 #[target_feature(enable = "avx512f,avx512dq")]
-unsafe fn all_taps(rows: &Rows<f32>, lanes: &mut [f32]) {
+unsafe fn all_taps<const SIDE: usize>(rows: &Rows<f32>, lanes: &mut [f32]) {
     // [u][v][pair]
     let mut sums = [[[_mm512_setzero_ps(); CHANNEL_PAIRS]; SIDE]; SIDE];
     let flat = sums.as_flattened_mut().as_flattened_mut();
