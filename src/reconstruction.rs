@@ -11,6 +11,9 @@ use crate::metrics::{self, Explained};
 use crate::stitch::{Canvas, Stitched};
 use crate::{Error, Result};
 
+/// Illumination, relative to that of the middle of the scan, below which the object is noise.
+const RIM: f32 = 0.02;
+
 /// An object, and all that is needed to judge it.
 #[derive(Clone, Debug)]
 pub struct Reconstruction {
@@ -49,14 +52,20 @@ impl Reconstruction {
         self.stitched.weights.mapv(|w| w > 0.0)
     }
 
+    /// Where an object that was solved for directly means something: a dim rim that only the tails of
+    /// the probe reach is noise, though it counts for the patterns.
+    pub fn lit(&self) -> Array2<bool> {
+        let typical = quantile(self.stitched.weights.iter().copied(), 0.9);
+        self.stitched.weights.mapv(|w| w > RIM * typical)
+    }
+
     /// Where patches overlap as they do in the middle of the scan: the border of the canvas, which
     /// the rims of a few patches reach, is left out.
     pub fn trusted(&self) -> Array2<bool> {
-        let mut covered: Vec<f32> =
-            self.stitched.weights.iter().copied().filter(|&w| w > 0.0).collect();
-        covered.sort_by(f32::total_cmp);
-        let median = covered.get(covered.len() / 2).copied().unwrap_or(0.0);
-        self.stitched.weights.mapv(|w| w > 0.5 * median)
+        let (weights, lit) = (&self.stitched.weights, self.lit());
+        let lit = weights.iter().zip(&lit).filter(|(_, lit)| **lit).map(|(w, _)| *w);
+        let median = quantile(lit, 0.5);
+        weights.mapv(|w| w > 0.5 * median)
     }
 
     /// What the data say about it.
@@ -124,6 +133,13 @@ impl Reconstruction {
         file.text("metadata", &metadata.to_string())?;
         file.finish()
     }
+}
+
+/// The number below which a `share` of the positive ones lies; 0 for none.
+fn quantile(values: impl Iterator<Item = f32>, share: f64) -> f32 {
+    let mut positive: Vec<f32> = values.filter(|&v| v > 0.0).collect();
+    positive.sort_by(f32::total_cmp);
+    positive.get((share * positive.len() as f64) as usize).copied().unwrap_or(0.0)
 }
 
 /// What a reconstruction file holds; shapes as in [`Reconstruction`].

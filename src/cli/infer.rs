@@ -5,15 +5,17 @@ use std::time::Instant;
 
 use ndarray::Array2;
 
+use super::refine;
 use super::train::Compat;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting};
 use crate::data::{self, LoadOptions};
 use crate::infer::{Network, Options, Reconstruction};
 use crate::metrics::{self, DataSpace};
+use crate::reconstruction::Saved;
 use crate::report::{self, Colormap, OutputFolder, Picture, Range, RunRecord};
 use crate::stitch::Orientation;
-use crate::{Error, Result, backend, config};
+use crate::{Error, Result, backend, config, reconstruct};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(allow_negative_numbers = true)]
@@ -80,6 +82,17 @@ pub struct Args {
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, help_heading = "Stitching")]
     pub coord_scale: f64,
 
+    /// Epochs of refinement after the stitching: the object is brought closer to the data, as by
+    /// `refine`; the network's own answer is then in network.npz
+    #[arg(long, value_name = "EPOCHS", help_heading = "Refinement")]
+    pub refine: Option<usize>,
+    /// Solve for the positions too while refining
+    #[arg(long, requires = "refine", help_heading = "Refinement")]
+    pub refine_positions: bool,
+    /// Incoherent modes of the refined probe [default: as many as it has]
+    #[arg(long, requires = "refine", value_name = "COUNT", help_heading = "Refinement")]
+    pub refine_modes: Option<usize>,
+
     /// End with one line of JSON on stdout
     #[arg(long)]
     pub json: bool,
@@ -109,6 +122,16 @@ impl Args {
         }
     }
 
+    /// How the stitched object is refined, if it is.
+    fn refinement(&self) -> Option<reconstruct::Options> {
+        self.refine.map(|epochs| reconstruct::Options {
+            epochs,
+            modes: self.refine_modes,
+            refine_positions: self.refine_positions,
+            ..reconstruct::Options::default()
+        })
+    }
+
     /// Whether every value lies in its range. What depends on the patch side is left to stitching.
     pub fn validate(&self) -> Result<()> {
         let refuse = |text: String| Err(Error::Config(text));
@@ -117,6 +140,21 @@ impl Args {
         }
         if self.n_images == Some(0) {
             return refuse("--n-images is 0, but must be at least 1; leave it out for all".into());
+        }
+        self.refinement().map_or(Ok(()), |options| options.check())?;
+        if self.refine.is_some() && self.transpose {
+            return refuse(
+                "--refine works with the patterns as they are in the file, and --transpose turns \
+                 the patches of the network alone: transpose the patterns and leave it out"
+                    .into(),
+            );
+        }
+        if self.refine.is_some() && self.output_dir.join("checkpoints").exists() {
+            return refuse(format!(
+                "--refine would overwrite the history of the training in {}: name another \
+                 --output-dir",
+                self.output_dir.display()
+            ));
         }
         if let Some(photons) = self.nphotons.filter(|p| !(p.is_finite() && *p > 0.0)) {
             return refuse(format!(
@@ -172,9 +210,10 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     record.timing("total_seconds", started.elapsed().as_secs_f64());
     record.result("patterns", patterns).result("data_space", &figures);
     let metadata = serde_json::Value::Object(record.json().clone());
-    result.write(&folder.join("reconstruction.npz"), &scan, &metadata)?;
+    let file = if args.refine.is_some() { "network.npz" } else { "reconstruction.npz" };
+    result.write(&folder.join(file), &scan, &metadata)?;
     pictures(&result, folder)?;
-    record.write(record_path(folder))?;
+    record.write(record_path(folder, args.refine.is_some()))?;
     log::info!(
         "{patterns} patterns, {}x{} pixels, residual {:.4}, R factor {:.4}: {}",
         result.canvas.height,
@@ -183,15 +222,29 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
         figures.r_factor,
         folder.display()
     );
+    let Some(options) = args.refinement() else {
+        if args.json {
+            report::print_json(&figures)?;
+        }
+        return Ok(figures);
+    };
+    let before = Saved::read(&folder.join(file))?;
+    let (from, device) = (file.to_owned(), &device);
+    let job = refine::Job { scan: &scan, before: &before, from, options: &options, device };
+    let line = refine::refine(&job, folder, false)?;
     if args.json {
-        report::print_json(&figures)?;
+        report::print_json(&line)?;
     }
     Ok(figures)
 }
 
-/// Where the record goes: run.json, but not over that of a training in the same folder.
-fn record_path(folder: &Path) -> PathBuf {
+/// Where the record goes: run.json, but not over that of a training in the same folder, and not where
+/// that of a refinement will be.
+fn record_path(folder: &Path, refined: bool) -> PathBuf {
     let usual = folder.join("run.json");
+    if refined {
+        return folder.join("run-infer.json");
+    }
     let there = std::fs::read(&usual).ok();
     let there = there.and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
     if there.is_some_and(|record| record["command"] == "train") {
@@ -203,17 +256,36 @@ fn record_path(folder: &Path) -> PathBuf {
 }
 
 /// Amplitude, phase and consistency as PNG.
-pub(super) fn pictures(result: &Reconstruction, folder: &Path) -> Result<()> {
-    let (covered, trusted) = (result.covered(), result.trusted());
-    let object = &result.stitched.object;
-    let draw = |file: &str, values: &Array2<f32>, title, colormap, unit| {
-        let range = Range::default();
-        let (mask, trusted) = (Some(&covered), Some(&trusted));
-        let picture = Picture { title, colormap, range, mask, trusted, unit };
-        report::write_image(folder.join(file), values, &picture)
-    };
-    draw("amplitude.png", &object.mapv(|z| z.norm()), "Amplitude", Colormap::Sequential, "")?;
-    draw("phase.png", &object.mapv(|z| z.arg()), "Phase", Colormap::Cyclic, "rad")?;
+fn pictures(result: &Reconstruction, folder: &Path) -> Result<()> {
+    let covered = result.covered();
+    object_pictures(result, &covered, folder)?;
     let consistency = &result.stitched.consistency;
-    draw("consistency.png", consistency, "Overlap consistency", Colormap::Sequential, "")
+    draw(result, &covered, folder, "consistency.png", consistency, ("Overlap consistency", ""))
+}
+
+/// Amplitude and phase where they are `covered`, as PNG.
+pub(super) fn object_pictures(
+    result: &Reconstruction,
+    covered: &Array2<bool>,
+    folder: &Path,
+) -> Result<()> {
+    let object = &result.stitched.object;
+    draw(result, covered, folder, "amplitude.png", &object.mapv(|z| z.norm()), ("Amplitude", ""))?;
+    draw(result, covered, folder, "phase.png", &object.mapv(|z| z.arg()), ("Phase", "rad"))
+}
+
+/// An array of the canvas with its title and unit; what is in rad is an angle.
+fn draw(
+    result: &Reconstruction,
+    covered: &Array2<bool>,
+    folder: &Path,
+    file: &str,
+    values: &Array2<f32>,
+    (title, unit): (&str, &str),
+) -> Result<()> {
+    let trusted = result.trusted();
+    let colormap = if unit == "rad" { Colormap::Cyclic } else { Colormap::Sequential };
+    let (range, mask, trusted) = (Range::default(), Some(covered), Some(&trusted));
+    let picture = Picture { title, colormap, range, mask, trusted, unit };
+    report::write_image(folder.join(file), values, &picture)
 }

@@ -12,6 +12,7 @@ pub mod infer;
 pub mod inspect;
 pub mod plan;
 pub mod reconstruct;
+pub mod refine;
 pub mod selftest;
 pub mod simulate;
 pub mod train;
@@ -31,7 +32,9 @@ pub enum Command {
     /// Reconstruct a scan with a trained network and stitch the patches
     Infer(infer::Args),
     /// Solve for the object behind a scan directly, without a network
-    Reconstruct(reconstruct::Args),
+    Reconstruct(Box<reconstruct::Args>),
+    /// Bring a reconstruction closer to the data: a network's, or an earlier one
+    Refine(Box<refine::Args>),
     /// Show what a scan file holds, and every problem with it
     Inspect(inspect::Args),
     /// Measure a reconstruction against the truth and against the data
@@ -60,7 +63,8 @@ impl Cli {
         match self.command {
             Command::Train(args) => train::run(*args),
             Command::Infer(args) => infer::run(args),
-            Command::Reconstruct(args) => reconstruct::run(args),
+            Command::Reconstruct(args) => reconstruct::run(*args),
+            Command::Refine(args) => refine::run(*args),
             Command::Inspect(args) => inspect::run(args),
             Command::Evaluate(args) => evaluate::run(args),
             Command::Simulate(args) => simulate::run(args),

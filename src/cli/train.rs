@@ -450,6 +450,11 @@ fn finish(outcome: &Outcome, folder: &Path, json: bool) -> Result<()> {
 
 /// Draws the losses of history.csv.
 fn loss_curve(folder: &Path) -> Result<()> {
+    history_curve(folder, &[("train_loss", "training"), ("val_loss", "validation")])
+}
+
+/// Draws columns of history.csv, each with its label, as loss.png.
+pub(super) fn history_curve(folder: &Path, lines: &[(&str, &str)]) -> Result<()> {
     let table = report::history::read(folder.join("history.csv"))?;
     let column = |name: &str| table.columns.iter().position(|c| c == name);
     let series = |name: &str, label: &str| {
@@ -458,16 +463,13 @@ fn loss_curve(folder: &Path) -> Result<()> {
         let points: Vec<_> = points.filter(|p| p.1.is_finite()).collect();
         (!points.is_empty()).then(|| Series { label: label.into(), points })
     };
-    let all: Vec<Series> = [("train_loss", "training"), ("val_loss", "validation")]
-        .iter()
-        .filter_map(|(n, l)| series(n, l))
-        .collect();
+    let all: Vec<Series> = lines.iter().filter_map(|(n, l)| series(n, l)).collect();
     let curve = Curve { title: "Loss", x_label: "epoch", y_label: "loss", log_y: true };
     report::write_curve(folder.join("loss.png"), &all, &curve)
 }
 
 /// A number of bytes, also as 8e9.
-fn bytes(text: &str) -> Result<usize, String> {
+pub(super) fn bytes(text: &str) -> Result<usize, String> {
     let value: f64 = text.parse().map_err(|_| "not a number of bytes".to_string())?;
     if (1.0..9e15).contains(&value) {
         Ok(value as usize)

@@ -11,13 +11,14 @@ use crate::ops::misfit::{Measured, Normalise, Upstream};
 use crate::ops::{
     absolute_error::absolute_error, absolute_error::absolute_phase_error, accumulate::accumulate,
     amplitude::amplitude, background::background, batch_norm::batch_norm,
-    channel_gate::channel_gate, channel_pool::channel_pool, conv2d::conv2d, cut::cut,
-    extract::extract, fft2::fft2, gather::gather, global_norm::global_norm, head_sum::head_sum,
-    illuminate::illuminate, intensity::intensity, mae::mae, max_pool::max_pool,
-    mean_deviation::mean_deviation, multiply_add::multiply_add, poisson::poisson, polar::polar,
-    record::record, scale::scale, sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool,
-    split::split, stitch::stitch, total_variation::total_variation, upsample::upsample,
-    weighted_sum::Term, weighted_sum::weighted_sum,
+    channel_gate::channel_gate, channel_pool::channel_pool, complex_variation::complex_variation,
+    conv2d::conv2d, cut::cut, extract::extract, fft2::fft2, gather::gather,
+    global_norm::global_norm, head_sum::head_sum, illuminate::illuminate, intensity::intensity,
+    limit_modulus::limit_modulus, mae::mae, max_pool::max_pool, mean_deviation::mean_deviation,
+    multiply_add::multiply_add, poisson::poisson, polar::polar, record::record, scale::scale,
+    sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool, split::split, stitch::stitch,
+    total_variation::total_variation, upsample::upsample, weighted_sum::Term,
+    weighted_sum::weighted_sum,
 };
 use crate::plan::{LASTING, Plan};
 use crate::random::{Purpose, Stream};
@@ -378,6 +379,10 @@ fn losses() -> Vec<Case> {
             let (x, seen, up) = (real(g, s, "intensity"), measured(g, s), upstream(g, s));
             Some(amplitude(g, x, seen, up, Normalise::ValidPixels))
         }),
+        ("complex_variation", |g, s| {
+            let z = complex(g, s, "z");
+            Some(complex_variation(g, z))
+        }),
         ("mae", |g, s| {
             let (x, seen, up) = (real(g, s, "intensity"), measured(g, s), upstream(g, s));
             Some(mae(g, x, seen, up, Normalise::ValidPixels))
@@ -491,6 +496,11 @@ fn update() -> Vec<Case> {
         ("global_norm", |g, s| {
             let [_, gradient, ..] = regions(g, s);
             global_norm(g, &[gradient]);
+            None
+        }),
+        ("limit_modulus", |g, s| {
+            let (z, limit) = (g.param("z", &[s.weights, 2]), g.input("control", &[1]));
+            limit_modulus(g, z, limit);
             None
         }),
         ("sgd", |g, s| {

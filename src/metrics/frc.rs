@@ -24,12 +24,17 @@ impl Frc {
     /// FRC(r) = |⟨F₁ F₂*⟩| / √(⟨|F₁|²⟩⟨|F₂|²⟩), means over the ring round(|q|) = r (Saxton and
     /// Baumeister, 1982, taken over the central square, without a window).
     pub fn new(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Frc {
+        Frc::complex(a.mapv(Complex64::from).view(), b.mapv(Complex64::from).view())
+    }
+
+    /// The same of complex images.
+    pub fn complex(a: ArrayView2<Complex64>, b: ArrayView2<Complex64>) -> Frc {
         let side = a.nrows().min(a.ncols());
         let fft = Fft2::new(side, side);
-        let spectrum = |image: ArrayView2<f64>| {
+        let spectrum = |image: ArrayView2<Complex64>| {
             let (y, x) = ((image.nrows() - side) / 2, (image.ncols() - side) / 2);
             let square = image.slice(s![y..y + side, x..x + side]);
-            let mut wave: Array2<Complex64> = square.mapv(Complex64::from);
+            let mut wave: Array2<Complex64> = square.to_owned();
             fft.forward(&mut wave);
             centre(&wave)
         };

@@ -13,8 +13,10 @@ use crate::graph::{Graph, Group, Role, Stage, Value};
 use crate::ops::adam::{Constants, adam};
 use crate::ops::amplitude::amplitude;
 use crate::ops::background::background;
+use crate::ops::complex_variation::complex_variation;
 use crate::ops::cut::cut;
 use crate::ops::gather::gather;
+use crate::ops::limit_modulus::limit_modulus;
 use crate::ops::misfit::{Measured, Normalise, Upstream};
 use crate::ops::poisson::poisson;
 use crate::ops::record::record;
@@ -89,6 +91,10 @@ pub struct Design {
     /// A gain for each pattern.
     pub gains: bool,
     pub background: BackgroundKind,
+    /// Weight of the total variation of a patch in the loss; 0: none.
+    pub tv: f64,
+    /// Keep the modulus of the object below a limit.
+    pub amplitude_limit: bool,
 }
 
 /// Sizes of the data.
@@ -141,6 +147,8 @@ pub struct Solver {
     pub gains: Option<Value>,
     /// [1] or [N, N]: the root of the background.
     pub background: Option<Value>,
+    /// [1]: most modulus of the object.
+    pub limit: Option<Value>,
     /// [η, 1 − β₁ᵗ, 1 − β₂ᵗ] of each group that is solved for.
     pub rates: Vec<(Group, Value)>,
     /// [[`RING`]] losses of the last steps.
@@ -191,10 +199,21 @@ pub fn solver(design: &Design, sizes: &Sizes) -> Solver {
         Loss::Amplitude => amplitude(&mut g, intensity, seen, upstream, mean),
         Loss::Poisson => poisson(&mut g, intensity, seen, upstream, design.epsilon_photons, mean),
     };
-    let loss = weighted_sum(&mut g, vec![Term { value, weight, coefficient }]);
+    let mut terms = vec![Term { value, weight, coefficient }];
+    if design.tv > 0.0 {
+        // Per pixel, so that the weight does not depend on the side of a pattern.
+        let (value, coefficient) = (complex_variation(&mut g, patches), design.tv / (n * n) as f64);
+        terms.push(Term { value, weight, coefficient });
+    }
+    let loss = weighted_sum(&mut g, terms);
     g.differentiate(loss, seed);
     let losses = record(&mut g, "losses", loss, slot, RING);
     let rates = update(&mut g);
+    let limit = design.amplitude_limit.then(|| {
+        let limit = g.input("limit of the modulus", &[1]);
+        limit_modulus(&mut g, canvas, limit);
+        limit
+    });
     let plan = Plan::new(g);
     Solver {
         plan,
@@ -213,6 +232,7 @@ pub fn solver(design: &Design, sizes: &Sizes) -> Solver {
         probe,
         gains,
         background: root,
+        limit,
         rates,
         losses,
     }

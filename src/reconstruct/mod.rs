@@ -13,7 +13,7 @@
 //!
 //! # fn main() -> ptycho_gpu::Result<()> {
 //! let scan = load("scan.npz".as_ref(), &LoadOptions::default())?;
-//! let options = Options { epochs: 60, modes: 3, ..Options::default() };
+//! let options = Options { epochs: 60, modes: Some(3), ..Options::default() };
 //! let device = backend::choose(Device::Auto)?;
 //! let solved = reconstruct(&scan, &Start::of(&scan), &options, &device, None)?;
 //! println!("residual {:.4}", solved.figures.residual);
@@ -22,7 +22,12 @@
 //! # }
 //! ```
 
+pub mod guess;
+pub mod halves;
+pub mod maps;
 pub mod modes;
+pub mod positions;
+mod run;
 mod solve;
 
 use std::path::Path;
@@ -35,7 +40,7 @@ use crate::backend::Chosen;
 use crate::data::scan::{Position, Scan};
 use crate::metrics::{DataSpace, data_space};
 use crate::models::object::{BackgroundKind, Loss};
-use crate::reconstruction::Reconstruction;
+use crate::reconstruction::{Reconstruction, Saved};
 use crate::{Error, Result};
 
 /// How an object is solved for. Lengths are object pixels, rates are per step of Adam.
@@ -46,8 +51,8 @@ pub struct Options {
     /// Patterns in a step.
     pub batch_size: usize,
     pub loss: Loss,
-    /// Incoherent modes of the probe.
-    pub modes: usize,
+    /// Incoherent modes of the probe; none: as many as it starts with.
+    pub modes: Option<usize>,
     /// Solve for the probe too.
     pub refine_probe: bool,
     /// Solve for the positions too.
@@ -57,6 +62,12 @@ pub struct Options {
     /// Solve for the brightness of each pattern.
     pub frame_scale: bool,
     pub background: BackgroundKind,
+    /// Diameter of the circle that the probe is confined to.
+    pub probe_support: Option<f64>,
+    /// Weight of the total variation of the object in the loss, per pixel of a pattern.
+    pub tv: f64,
+    /// Most modulus of the object, in the gauge of the file.
+    pub amplitude_limit: Option<f64>,
     pub rates: Rates,
     /// Governs the order of the patterns.
     pub seed: u64,
@@ -64,6 +75,9 @@ pub struct Options {
     pub patience: usize,
     /// Relative fall of the loss over `patience` epochs that counts as progress.
     pub tolerance: f64,
+    /// Bytes of buffers that a run may take; patterns that do not fit are streamed. None: what the
+    /// device has.
+    pub device_memory_limit: Option<usize>,
 }
 
 /// Rates at the start; they fall to 0 along half a cosine.
@@ -83,7 +97,7 @@ pub struct Rates {
 
 impl Default for Rates {
     fn default() -> Rates {
-        Rates { object: 2e-2, probe: 2e-2, positions: 5e-2, frame_scale: 5e-3, background: 1e-3 }
+        Rates { object: 4e-2, probe: 4e-2, positions: 5e-2, frame_scale: 5e-3, background: 1e-3 }
     }
 }
 
@@ -91,18 +105,22 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             epochs: 100,
-            batch_size: 32,
+            batch_size: 16,
             loss: Loss::Amplitude,
-            modes: 1,
+            modes: None,
             refine_probe: true,
             refine_positions: false,
             max_shift: 4.0,
             frame_scale: false,
             background: BackgroundKind::None,
+            probe_support: None,
+            tv: 0.0,
+            amplitude_limit: None,
             rates: Rates::default(),
             seed: 0,
-            patience: 20,
+            patience: 15,
             tolerance: 1e-3,
+            device_memory_limit: None,
         }
     }
 }
@@ -143,6 +161,22 @@ impl Start {
     }
 }
 
+impl From<&Saved> for Start {
+    /// Goes on from a reconstruction, with its probe and its positions.
+    fn from(saved: &Saved) -> Start {
+        Start {
+            probe: saved.probe.clone(),
+            indices: saved.indices.clone(),
+            positions: saved.positions.clone(),
+            object: Some(StartObject {
+                object: saved.object.clone(),
+                weights: saved.weights.clone(),
+                origin_yx: saved.origin_yx,
+            }),
+        }
+    }
+}
+
 /// What came out.
 #[derive(Clone, Debug)]
 pub struct Solved {
@@ -167,6 +201,8 @@ pub struct Outcome {
     pub halvings: usize,
     /// Share of each mode in the power of the probe, the strongest first.
     pub mode_powers: Vec<f64>,
+    /// How the positions were moved, if they were solved for.
+    pub moves: Option<positions::Moves>,
     pub patterns_per_second: f64,
     pub seconds: f64,
 }
@@ -186,9 +222,17 @@ pub fn reconstruct(
 ) -> Result<Solved> {
     options.check()?;
     start.check(scan)?;
+    if options.refine_positions {
+        positions::check(scan, &start.probe, &start.indices)?;
+    }
     let mut job = solve::Job::new(scan, start, options, device)?;
-    let outcome = job.run(history)?;
+    let mut outcome = job.run(history)?;
     let reconstruction = job.finish()?;
+    if options.refine_positions {
+        let moved =
+            positions::moves(&start.positions, &reconstruction.positions, options.max_shift);
+        outcome.moves = Some(moved);
+    }
     let figures = data_space(&reconstruction.explained(scan))?;
     Ok(Solved { reconstruction, figures, outcome })
 }
@@ -197,15 +241,18 @@ impl Options {
     /// Whether every value lies in its range.
     pub fn check(&self) -> Result<()> {
         let refuse = |text: String| Err(Error::Config(text));
-        for (flag, value) in
-            [("--epochs", self.epochs), ("--batch-size", self.batch_size), ("--modes", self.modes)]
-        {
+        for (flag, value) in [
+            ("--epochs", self.epochs),
+            ("--batch-size", self.batch_size),
+            ("--patience", self.patience),
+            ("--modes", self.modes.unwrap_or(1)),
+        ] {
             if value == 0 {
                 return refuse(format!("{flag} is 0, but must be at least 1"));
             }
         }
-        if self.modes > modes::MOST {
-            return refuse(format!("--modes is {}, but at most {} work", self.modes, modes::MOST));
+        if let Some(modes) = self.modes.filter(|&modes| modes > modes::MOST) {
+            return refuse(format!("--modes is {modes}, but at most {} work", modes::MOST));
         }
         let rates = [
             ("--object-rate", self.rates.object),
@@ -214,11 +261,16 @@ impl Options {
             ("--frame-scale-rate", self.rates.frame_scale),
             ("--background-rate", self.rates.background),
             ("--max-shift", self.max_shift),
+            ("--probe-support", self.probe_support.unwrap_or(1.0)),
+            ("--amplitude-limit", self.amplitude_limit.unwrap_or(1.0)),
         ];
         for (flag, value) in rates {
             if !(value.is_finite() && value > 0.0) {
                 return refuse(format!("{flag} is {value}, but must be a number above 0"));
             }
+        }
+        if !(self.tv.is_finite() && self.tv >= 0.0) {
+            return refuse(format!("--tv is {}, but must be at least 0", self.tv));
         }
         if !(0.0..1.0).contains(&self.tolerance) {
             return refuse(format!(
@@ -236,6 +288,13 @@ impl Start {
         let (modes, side, width) = self.probe.dim();
         if modes == 0 {
             return refuse("there is no probe to start from: name one with --probe".into());
+        }
+        if !scan.side().is_multiple_of(2) {
+            return refuse(format!(
+                "patterns are {0}×{0}, but the middle of a pattern is a pixel only for even sides: \
+                 crop or pad them",
+                scan.side()
+            ));
         }
         if (side, width) != (scan.side(), scan.side()) {
             return refuse(format!(

@@ -39,6 +39,16 @@ fn narrow(z: Complex64) -> Complex32 {
     Complex32::new(z.re as f32, z.im as f32)
 }
 
+/// Darkens everything outside a circle of `diameter` pixels about the middle.
+pub fn confine(probe: &mut Array3<Complex32>, diameter: f64) {
+    let middle = (probe.dim().1 / 2) as f64;
+    for ((_, y, x), z) in probe.indexed_iter_mut() {
+        if (y as f64 - middle).hypot(x as f64 - middle) > diameter / 2.0 {
+            *z = Complex32::default();
+        }
+    }
+}
+
 /// Share of each mode in the power of all.
 pub fn powers(probe: ArrayView3<Complex32>) -> Vec<f64> {
     let of = |mode: ndarray::ArrayView2<Complex32>| -> f64 {

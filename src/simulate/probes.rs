@@ -61,7 +61,7 @@ const EDGE: f64 = 1.5;
 const PUPIL: f64 = 0.25;
 
 impl ProbeSpec {
-    pub(super) fn check(&self, side: usize) -> Result<()> {
+    pub(crate) fn check(&self, side: usize) -> Result<()> {
         let fits = self.diameter > 0.0 && self.diameter < side as f64;
         require(fits, || {
             format!(

@@ -4,8 +4,9 @@ use ptycho_gpu::backend::{Backend, cpu::Cpu};
 use ptycho_gpu::graph::{Graph, Stage, Value};
 use ptycho_gpu::ops::misfit::{Measured, Normalise, Upstream};
 use ptycho_gpu::ops::{
-    amplitude::amplitude, background::background, cut::cut, gather::gather, polar::polar,
-    scale::scale,
+    amplitude::amplitude, background::background, complex_variation::complex_variation, cut::cut,
+    gather::gather, illuminate::illuminate, intensity::intensity, limit_modulus::limit_modulus,
+    polar::polar, scale::scale,
 };
 use ptycho_gpu::plan::Plan;
 
@@ -49,11 +50,17 @@ fn cut_adds_to_gradients_that_are_there() {
     case(|g| {
         let (k, d) = (g.param("canvas", &[6, 5, 2]), g.param("shift", &[1, 2]));
         let corner = g.input("corner", &[1, 2]);
-        let [a, b] = [(); 2].map(|()| cut(g, k, corner, d, 4));
+        let (probe, scan) = (g.input("probe", &[1, 1, 4, 4, 2]), g.input("scan", &[1]));
+        let [a, b] = [(); 2].map(|()| {
+            let patch = cut(g, k, corner, d, 4);
+            let exit = illuminate(g, patch, probe, scan);
+            intensity(g, exit)
+        });
         polar(g, a, b)
     })
     .with("corner", [1.0, 1.0])
     .with("shift", [0.375, -0.25])
+    .with("scan", [0.0])
     .check(1e-6);
 }
 
@@ -154,6 +161,39 @@ fn amplitude_has_no_nan_on_a_dark_pixel() {
         // Times the dark field, which is 0, this is a gradient of 0.
         assert!(slope.is_finite() && (slope < 0.0) == (measured > 0.0), "slope {slope}");
     }
+}
+
+#[test]
+fn complex_variation_is_the_length_of_all_steps() {
+    case(|g| {
+        let z = g.param("z", &[2, 3, 5, 5, 2]);
+        complex_variation(g, z)
+    })
+    .check(1e-6);
+    let mut g = Graph::default();
+    let z = g.input("z", &[1, 1, 2, 2, 2]);
+    let total = complex_variation(&mut g, z);
+    g.keep(total);
+    let mut cpu = Cpu::<f64>::new(Plan::new(g));
+    // From 0: 3 to the right, 4i downwards; from there 3, and 4i.
+    cpu.set(z, &[0.0, 0.0, 3.0, 0.0, 0.0, 4.0, 3.0, 4.0]);
+    cpu.run(Stage::Forward).unwrap();
+    // The softened root is off by at most ε at each pixel.
+    assert!((cpu.get(total)[0] - (5.0 + 4.0 + 3.0)).abs() < 4e-3);
+}
+
+#[test]
+fn limit_modulus_shortens_what_is_too_long_and_keeps_the_phase() {
+    let mut g = Graph::default();
+    let (z, limit) = (g.param("z", &[3, 2]), g.input("limit", &[1]));
+    limit_modulus(&mut g, z, limit);
+    let mut cpu = Cpu::<f64>::new(Plan::new(g));
+    cpu.set(z, &[0.6, 0.0, 3.0, -4.0, 0.0, 0.0]);
+    cpu.set(limit, &[1.0]);
+    cpu.run(Stage::Forward).unwrap();
+    let got = cpu.get(z);
+    let want = [0.6, 0.0, 0.6, -0.8, 0.0, 0.0];
+    assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-12), "{got:?}");
 }
 
 fn losses(g: &mut Graph, shape: [usize; 4], scans: usize) -> (Value, Measured) {

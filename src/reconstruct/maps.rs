@@ -1,0 +1,130 @@
+//! Pictures of a solved scan that are no object: the residual over the scan, the modes of the probe,
+//! and what refinement changed.
+
+use ndarray::{Array2, Array3, Axis, concatenate, s};
+use num_complex::{Complex32, Complex64};
+use rayon::prelude::*;
+
+use crate::data::geometry::Neighbours;
+use crate::data::scan::Position;
+use crate::metrics::gauge::Gauge;
+use crate::reconstruction::{Reconstruction, Saved};
+use crate::stitch::Canvas;
+
+/// Columns of empty pixels between two images that stand side by side.
+const GAP: usize = 4;
+
+/// A number of each pattern, painted on the canvas: every pixel takes that of the nearest position,
+/// NaN farther from it than the typical step of the scan.
+pub fn over_scan(positions: &[Position], values: &[f64], canvas: &Canvas) -> Array2<f32> {
+    let reach = step(positions);
+    let [top, left] = canvas.origin_yx;
+    let mut map = Array2::from_elem((canvas.height, canvas.width), f32::NAN);
+    let rows = map.as_slice_mut().expect("an array made from one element is contiguous");
+    rows.par_chunks_mut(canvas.width).enumerate().for_each(|(y, row)| {
+        let y = (y as i64 + top) as f64;
+        let near: Vec<(usize, &Position)> =
+            positions.iter().enumerate().filter(|(_, p)| (p.y - y).abs() <= reach).collect();
+        for (x, cell) in row.iter_mut().enumerate() {
+            let x = (x as i64 + left) as f64;
+            let distance = |p: &Position| (p.x - x).hypot(p.y - y);
+            let closest = near.iter().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
+            if let Some((k, p)) = closest
+                && distance(p) <= reach
+            {
+                *cell = values[*k] as f32;
+            }
+        }
+    });
+    map
+}
+
+/// Median distance to the nearest neighbour, at least a pixel.
+fn step(positions: &[Position]) -> f64 {
+    if positions.len() < 2 {
+        return 1.0;
+    }
+    let neighbours = Neighbours::new(positions);
+    let mut steps: Vec<f64> = (0..positions.len()).map(|i| neighbours.nearest(i, 1)[0].1).collect();
+    steps.sort_by(f64::total_cmp);
+    steps[steps.len() / 2].max(1.0)
+}
+
+/// The modes side by side, each relative to its own largest modulus: above the modulus, below the
+/// real part. NaN between them.
+pub fn modes(probe: &Array3<Complex32>) -> Array2<f32> {
+    let largest = |mode: &ndarray::ArrayView2<Complex32>| {
+        mode.iter().map(|z| z.norm()).fold(f32::MIN_POSITIVE, f32::max)
+    };
+    let pictures: Vec<Array2<f32>> = probe
+        .axis_iter(Axis(0))
+        .map(|mode| {
+            let scale = 1.0 / largest(&mode);
+            let (modulus, real) = (mode.mapv(|z| scale * z.norm()), mode.mapv(|z| scale * z.re));
+            let gap = Array2::from_elem((GAP, mode.ncols()), f32::NAN);
+            concatenate![Axis(0), modulus, gap, real]
+        })
+        .collect();
+    beside(&pictures.iter().collect::<Vec<_>>())
+}
+
+/// Images of one height in a row, NaN between them.
+pub fn beside(images: &[&Array2<f32>]) -> Array2<f32> {
+    let height = images.first().map_or(0, |image| image.nrows());
+    let width = images.iter().map(|image| image.ncols() + GAP).sum::<usize>();
+    let mut row = Array2::from_elem((height, width.saturating_sub(GAP)), f32::NAN);
+    let mut left = 0;
+    for image in images {
+        row.slice_mut(s![.., left..left + image.ncols()]).assign(*image);
+        left += image.ncols() + GAP;
+    }
+    row
+}
+
+/// What refinement did to an object.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// [H, W] the object before, in the gauge of the object after and on its canvas; 0 where it was
+    /// not known.
+    pub before: Array2<Complex32>,
+    /// [H, W] |after − before|, NaN where one of them is not known.
+    pub size: Array2<f32>,
+    /// √(Σ|after − before|² / Σ|after|²) where both are known.
+    pub relative: f64,
+}
+
+/// Compares a refined object with what it started from: a factor and a phase ramp between them mean
+/// nothing and are taken out.
+pub fn change(before: &Saved, after: &Reconstruction) -> Change {
+    let (canvas, new) = (&after.canvas, &after.stitched.object);
+    let offset = [0, 1].map(|i| (canvas.origin_yx[i] as f64 - before.origin_yx[i]).round() as i64);
+    let index = |(y, x): (usize, usize)| {
+        let at = [usize::try_from(y as i64 + offset[0]), usize::try_from(x as i64 + offset[1])];
+        let at = [*at[0].as_ref().ok()?, *at[1].as_ref().ok()?];
+        before.weights.get(at).is_some_and(|&w| w > 0.0).then_some(at)
+    };
+    let wide = |z: Complex32| Complex64::new(z.re.into(), z.im.into());
+    let old = Array2::from_shape_fn(new.dim(), |at| {
+        index(at).map_or(Complex64::default(), |at| wide(before.object[at]))
+    });
+    let (trusted, lit) = (after.trusted(), after.lit());
+    let both = Array2::from_shape_fn(new.dim(), |at| {
+        f64::from(u8::from(index(at).is_some() && trusted[at]))
+    });
+    let new = new.mapv(wide);
+    let fitted = Gauge::fit(old.view(), new.view(), both.view()).apply(old.view());
+    let (mut off, mut all) = (0.0, 0.0);
+    let mut size = Array2::from_elem(new.dim(), f32::NAN);
+    for (at, z) in new.indexed_iter() {
+        if index(at).is_some() && lit[at] {
+            size[at] = (z - fitted[at]).norm() as f32;
+        }
+        if both[at] > 0.0 {
+            off += (z - fitted[at]).norm_sqr();
+            all += z.norm_sqr();
+        }
+    }
+    let relative = if all > 0.0 { f64::sqrt(off / all) } else { 0.0 };
+    let before = fitted.mapv(|z| Complex32::new(z.re as f32, z.im as f32));
+    Change { before, size, relative }
+}
