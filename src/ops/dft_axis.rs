@@ -170,7 +170,7 @@ impl DftAxis {
             || vec![T::zero(); n * self.row],
             |lines, (image, modes)| {
                 let whole = self.axis == Axis::Vertical && self.lines == self.row;
-                let lines = if whole { image } else { self.side_by_side(image, lines) };
+                let lines = if whole { image } else { self.load_lines(image, lines) };
                 product(rows, &packed, &Factor::matrix(lines, self.row), |r, at, numbers| {
                     let to = modes[r * self.row + at..].iter_mut().zip(numbers);
                     to.for_each(|(m, &x)| put(m, self.accumulate, x));
@@ -180,7 +180,7 @@ impl DftAxis {
     }
 
     /// Copies an image to [N, padded lines], zeros in the padding.
-    fn side_by_side<'a, T: Real>(&self, image: &[T], to: &'a mut [T]) -> &'a [T] {
+    fn load_lines<'a, T: Real>(&self, image: &[T], to: &'a mut [T]) -> &'a [T] {
         let (n, lines) = (self.band.length, self.lines);
         if self.axis == Axis::Vertical {
             for (from, to) in image.chunks_exact(lines).zip(to.chunks_exact_mut(self.row)) {
@@ -210,13 +210,13 @@ impl DftAxis {
                 product(n, &packed, &Factor::matrix(modes, self.row), |n, at, numbers| {
                     lines[n * self.row + at..][..numbers.len()].copy_from_slice(numbers);
                 });
-                self.into_image(lines, image);
+                self.store_lines(lines, image);
             },
         );
     }
 
     /// Sets or adds [N, padded lines] to an image.
-    fn into_image<T: Real>(&self, from: &[T], image: &mut [T]) {
+    fn store_lines<T: Real>(&self, from: &[T], image: &mut [T]) {
         let (n, lines) = (self.band.length, self.lines);
         if self.axis == Axis::Vertical {
             for (from, image) in from.chunks_exact(self.row).zip(image.chunks_exact_mut(lines)) {
