@@ -46,9 +46,9 @@ pub struct Args {
 /// The flags of the solver, which `refine` shares.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SolverArgs {
-    /// Patterns in a step
-    #[arg(long, value_name = "PATTERNS", default_value_t = Options::default().batch_size)]
-    pub batch_size: usize,
+    /// Patterns in a step [default: a 64th of all, but 8 to 64]
+    #[arg(long, value_name = "PATTERNS")]
+    pub batch_size: Option<usize>,
     /// Distance between measured and predicted pattern
     #[arg(long, value_enum, ignore_case = true, default_value_t)]
     pub loss: Loss,

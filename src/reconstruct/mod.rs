@@ -48,8 +48,8 @@ use crate::{Error, Result};
 pub struct Options {
     /// Most passes over the patterns.
     pub epochs: usize,
-    /// Patterns in a step.
-    pub batch_size: usize,
+    /// Patterns in a step; none: a 64th of all, but 8 to 64. What counts is the number of steps.
+    pub batch_size: Option<usize>,
     pub loss: Loss,
     /// Incoherent modes of the probe; none: as many as it starts with.
     pub modes: Option<usize>,
@@ -97,7 +97,7 @@ pub struct Rates {
 
 impl Default for Rates {
     fn default() -> Rates {
-        Rates { object: 4e-2, probe: 4e-2, positions: 5e-2, frame_scale: 5e-3, background: 1e-3 }
+        Rates { object: 8e-2, probe: 4e-2, positions: 5e-2, frame_scale: 5e-3, background: 1e-3 }
     }
 }
 
@@ -105,7 +105,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             epochs: 100,
-            batch_size: 16,
+            batch_size: None,
             loss: Loss::Amplitude,
             modes: None,
             refine_probe: true,
@@ -238,12 +238,18 @@ pub fn reconstruct(
 }
 
 impl Options {
+    /// Patterns in a step over `frames` of them.
+    fn batch(&self, frames: usize) -> usize {
+        const STEPS: usize = 64;
+        self.batch_size.unwrap_or((frames / STEPS).clamp(8, 64)).min(frames)
+    }
+
     /// Whether every value lies in its range.
     pub fn check(&self) -> Result<()> {
         let refuse = |text: String| Err(Error::Config(text));
         for (flag, value) in [
             ("--epochs", self.epochs),
-            ("--batch-size", self.batch_size),
+            ("--batch-size", self.batch_size.unwrap_or(1)),
             ("--patience", self.patience),
             ("--modes", self.modes.unwrap_or(1)),
         ] {

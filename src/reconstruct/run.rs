@@ -24,6 +24,10 @@ const DIVERGED: f64 = 1.5;
 /// Rates that were halved so often are no use.
 const MOST_HALVINGS: usize = 12;
 
+/// Steps over which the rates rise at the start: the first step of Adam is a full one for every
+/// pixel, whatever its gradient.
+const WARM_UP: f64 = 20.0;
+
 /// A final loss above the best one by this factor is not kept.
 const WORSE: f64 = 1.02;
 
@@ -48,6 +52,8 @@ pub(super) struct State {
     /// Factor on all rates: 1/2 for each divergence.
     damping: f64,
     halvings: usize,
+    /// Whether the last epoch diverged.
+    failed: bool,
     losses: Vec<f64>,
     /// Loss of the very first batch, before any step.
     first_loss: Option<f64>,
@@ -62,6 +68,7 @@ impl Default for State {
             step: 0,
             damping: 1.0,
             halvings: 0,
+            failed: false,
             losses: Vec::new(),
             first_loss: None,
             ending: None,
@@ -70,6 +77,7 @@ impl Default for State {
 }
 
 /// The parameters and their moments at the end of an epoch.
+#[derive(Clone)]
 struct Snapshot {
     values: Vec<(Value, Vec<f32>)>,
     loss: f64,
@@ -82,17 +90,19 @@ impl Job<'_> {
         let mut history = history.map(|path| History::create(path, &COLUMNS)).transpose()?;
         let frames = self.start.indices.len();
         let mut bar = Bar::new(self.options.epochs, frames.div_ceil(self.batch), 0);
-        let mut good = self.snapshot(f64::INFINITY)?;
+        let first = self.snapshot(f64::INFINITY)?;
+        let mut good = first.clone();
         while self.state.epoch < self.last_epoch() {
             let began = Instant::now();
             let rate = self.rate(0.0);
             let loss = self.epoch(&mut bar)?;
             let limit = DIVERGED * good.loss.min(self.state.first_loss.unwrap_or(f64::INFINITY));
             if !(loss.is_finite() && loss <= limit) {
-                self.step_back(&good, loss)?;
+                good = self.step_back(good, &first, loss)?;
                 continue;
             }
             self.tidy(false)?;
+            self.state.failed = false;
             self.state.epoch += 1;
             self.state.losses.push(loss);
             if loss <= good.loss {
@@ -205,7 +215,8 @@ impl Job<'_> {
         self.state.step += 1;
         let t = i32::try_from(self.state.step).unwrap_or(i32::MAX);
         let biases = BETAS.map(|beta| (1.0 - beta.powi(t)) as f32);
-        let (factor, rates) = (self.rate(within), self.options.rates);
+        let warm = (f64::from(t) / WARM_UP).min(1.0);
+        let (factor, rates) = (warm * self.rate(within), self.options.rates);
         let pixels = (self.side * self.side) as f64;
         let wait = (POSITIONS_WAIT * self.options.epochs as f64).ceil() as usize;
         let settled = self.start.object.is_some() || self.state.epoch >= wait;
@@ -300,8 +311,9 @@ impl Job<'_> {
         Ok(Snapshot { values: values.collect::<Result<_>>()?, loss })
     }
 
-    /// Back to the last good state, with half the rates.
-    fn step_back(&mut self, good: &Snapshot, loss: f64) -> Result<()> {
+    /// Back to the last good state with half the rates, or, where that has just been tried, to the
+    /// start: an epoch may do well on average and end badly.
+    fn step_back(&mut self, good: Snapshot, first: &Snapshot, loss: f64) -> Result<Snapshot> {
         self.state.halvings += 1;
         if self.state.halvings > MOST_HALVINGS {
             return Err(Error::Run(format!(
@@ -310,15 +322,22 @@ impl Job<'_> {
                 self.state.epoch + 1
             )));
         }
-        good.restore(self)?;
-        self.state.damping *= 0.5;
+        let back = if self.state.failed { first.clone() } else { good };
+        back.restore(self)?;
         log::warn!(
-            "the loss rose to {loss:.4} in epoch {}: back to the last good state, with {} of the \
-             rates that were asked for",
+            "the loss rose to {loss:.4} in epoch {}: back to the {}, with {} of the rates that were \
+             asked for",
             self.state.epoch + 1,
-            self.state.damping
+            if self.state.failed { "start" } else { "last good state" },
+            0.5 * self.state.damping
         );
-        Ok(())
+        if self.state.failed {
+            (self.state.epoch, self.state.step, self.state.ending) = (0, 0, None);
+            self.state.losses.clear();
+        }
+        self.state.failed = !self.state.failed;
+        self.state.damping *= 0.5;
+        Ok(back)
     }
 }
 

@@ -244,7 +244,7 @@ fn plan(
     };
     let (frames, modes) = (start.indices.len(), options.modes.unwrap_or(start.probe.dim().0));
     let mut sizes = Sizes {
-        batch: options.batch_size.min(frames),
+        batch: options.batch(frames),
         frames,
         held: frames,
         side: scan.side(),
