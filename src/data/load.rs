@@ -172,7 +172,7 @@ impl Reader {
         let key = ["diffraction", "diff3d"].into_iter().find(|key| has(key));
         let mut missing: Vec<String> = ["probeGuess", "xcoords", "ycoords"]
             .into_iter()
-            .filter(|key| !has(key) && !(without_probe && *key == "probeGuess"))
+            .filter(|key| !(has(key) || without_probe && *key == "probeGuess"))
             .map(str::to_owned)
             .collect();
         if key.is_none() {
@@ -234,9 +234,9 @@ impl Reader {
     fn no_probe(&mut self, patterns: &str) -> Option<Array3<Complex32>> {
         let shape: Vec<usize> = self.npz.find(patterns)?.shape.clone();
         let shape: Vec<usize> = shape.into_iter().filter(|&side| side != 1).collect();
-        let side = match shape.as_slice() {
-            &[_, b, c] if b == c => c,
-            &[a, b, ..] if a == b => a,
+        let side = match *shape.as_slice() {
+            [_, b, c] if b == c => c,
+            [a, b, ..] if a == b => a,
             _ => 0,
         };
         self.notes.push("there is no `probeGuess`".to_owned());
