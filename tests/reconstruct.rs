@@ -202,7 +202,8 @@ fn masked_pixels_are_free() {
 
 #[test]
 fn displaced_positions_are_found_again() {
-    let exact = &usual().scan;
+    // An object of weak contrast says little about positions.
+    let exact = simulated(&["--photons=1e8", "--object=lines"]).scan;
     let mut scan = exact.clone();
     let mut noise = Stream::new(9, Purpose::Positions, 0);
     for p in &mut scan.positions {
@@ -212,7 +213,7 @@ fn displaced_positions_are_found_again() {
     let (blind, solved) = (solve(&scan, &options(80)), solve(&scan, &refining));
     let before = distance(&scan.positions, &exact.positions);
     let after = distance(&solved.reconstruction.positions, &exact.positions);
-    assert!(after < 0.4 * before, "{before:.3} pixels off before, {after:.3} after");
+    assert!(after < 0.35 * before, "{before:.3} pixels off before, {after:.3} after");
     assert!(solved.figures.residual < 0.5 * blind.figures.residual);
     let moves = solved.outcome.moves.unwrap();
     assert!(moves.largest < 4.0 * 2f64.sqrt() + 1e-3, "{moves:?}");
@@ -227,16 +228,19 @@ fn distance(a: &[Position], b: &[Position]) -> f64 {
 
 #[test]
 fn modes_share_a_partially_coherent_beam() {
-    let simulated = simulated(&["--modes=6,3,1", "--photons=1e8"]);
-    let mut scan = simulated.scan.clone();
-    scan.probe = scan.probe.slice(ndarray::s![..1, .., ..]).to_owned();
+    let mut scan = simulated(&["--modes=6,3,1", "--photons=1e8"]).scan;
+    // All that is known is what the modes look like, not how strong they are.
+    for mut mode in scan.probe.outer_iter_mut() {
+        let power: f32 = mode.iter().map(|z| z.norm_sqr()).sum();
+        mode.mapv_inplace(|z| z / power.sqrt());
+    }
     let [one, three] =
         [1, 3].map(|modes| solve(&scan, &Options { modes: Some(modes), ..options(60) }));
     let (coherent, partial) = (one.figures.residual, three.figures.residual);
     assert!(partial < 0.1 * coherent, "{coherent:.1e} with one mode, {partial:.1e} with three");
     let powers = &three.outcome.mode_powers;
     for (power, want) in powers.iter().zip([0.6, 0.3, 0.1]) {
-        assert!((power - want).abs() < 0.1, "{powers:?}");
+        assert!((power - want).abs() < 0.05, "{powers:?}");
     }
 }
 

@@ -119,15 +119,30 @@ pub struct Sizes {
 #[derive(Clone, Debug)]
 pub struct Solver {
     pub plan: Plan,
-    /// [M, N, N] measured amplitudes.
+    pub buffers: Buffers,
+    /// [1]: most modulus of the object.
+    pub limit: Option<Value>,
+    /// [η, 1 − β₁ᵗ, 1 − β₂ᵗ] of each group that is solved for.
+    pub rates: Vec<(Group, Value)>,
+    /// [[`RING`]] losses of the last steps.
+    pub losses: Value,
+}
+
+/// What goes into a step. Canvas, probe, shifts, gains and background are parameters where they are
+/// solved for.
+#[derive(Clone, Debug)]
+pub struct Buffers {
+    /// [M, N, N] measured amplitudes, of all patterns or of those that are held.
     pub frames: Value,
     /// [B, 1] which of the patterns that are held make up the batch.
     pub index: Value,
     /// [B] which patterns of the scan they are.
     pub member: Value,
-    /// [B] κ, [B] zeros, [1, N, N] weight of each detector pixel.
+    /// [B] κ.
     pub dose: Value,
+    /// [B] zeros: there is one scan.
     pub scan: Value,
+    /// [1, N, N] weight of each detector pixel.
     pub mask: Value,
     /// [B] weight of each sample in the loss, 0 for padding.
     pub weight: Value,
@@ -147,95 +162,83 @@ pub struct Solver {
     pub gains: Option<Value>,
     /// [1] or [N, N]: the root of the background.
     pub background: Option<Value>,
-    /// [1]: most modulus of the object.
-    pub limit: Option<Value>,
-    /// [η, 1 − β₁ᵗ, 1 − β₂ᵗ] of each group that is solved for.
-    pub rates: Vec<(Group, Value)>,
-    /// [[`RING`]] losses of the last steps.
-    pub losses: Value,
 }
 
 /// Builds the step: forward, loss, adjoint, update.
 pub fn solver(design: &Design, sizes: &Sizes) -> Solver {
     let mut g = Graph::default();
+    let buffers = buffers(&mut g, design, sizes);
+    let loss = loss(&mut g, design, sizes, &buffers);
+    g.differentiate(loss, buffers.seed);
+    let losses = record(&mut g, "losses", loss, buffers.slot, RING);
+    let rates = update(&mut g);
+    let limit = design.amplitude_limit.then(|| {
+        let limit = g.input("limit of the modulus", &[1]);
+        limit_modulus(&mut g, buffers.canvas, limit);
+        limit
+    });
+    Solver { plan: Plan::new(g), buffers, limit, rates, losses }
+}
+
+fn buffers(g: &mut Graph, design: &Design, sizes: &Sizes) -> Buffers {
     let (b, m, n) = (sizes.batch, sizes.frames, sizes.side);
-    let frames = g.input("frames", &[sizes.held, n, n]);
-    let (index, member) = (g.input("index", &[b, 1]), g.input("member", &[b]));
-    let (dose, scan) = (g.input("dose", &[b]), g.input("scan", &[b]));
-    let (mask, weight) = (g.input("mask", &[1, n, n]), g.input("weight", &[b]));
-    let (seed, slot) = (g.input("seed", &[1]), g.input("slot", &[1]));
-    let corners = g.input("corners", &[m, 2]);
-    let mut given = |group, name: &str, shape: &[usize], solved| match solved {
-        true => g.param_of(group, name, shape),
-        false => g.input(name, shape),
-    };
     let [height, width] = sizes.canvas;
-    let canvas = given(Group::Object, "object", &[height, width, 2], true);
-    let probe = given(Group::Probe, "probe", &[1, sizes.modes, n, n, 2], design.probe);
-    let shifts = given(Group::Positions, "shifts", &[m, 2], design.positions);
-    let gains = design.gains.then(|| given(Group::Exposure, "gains", &[m], true));
-    let background_shape = match design.background {
+    let root = match design.background {
         BackgroundKind::None => None,
         BackgroundKind::Constant => Some(vec![1]),
         BackgroundKind::Pixels => Some(vec![n, n]),
     };
-    let root = background_shape.map(|shape| given(Group::Background, "background", &shape, true));
-
-    let measured = gather(&mut g, frames, index);
-    let (corner, shift) = (gather(&mut g, corners, member), gather(&mut g, shifts, member));
-    let patches = cut(&mut g, canvas, corner, shift, n);
-    let mut intensity = diffract(&mut g, patches, probe, scan);
-    if let Some(gains) = gains {
-        let gain = gather(&mut g, gains, member);
-        intensity = scale(&mut g, intensity, gain);
+    let solved = |g: &mut Graph, group, name: &str, shape: &[usize], solved| match solved {
+        true => g.param_of(group, name, shape),
+        false => g.input(name, shape),
+    };
+    Buffers {
+        frames: g.input("frames", &[sizes.held, n, n]),
+        index: g.input("index", &[b, 1]),
+        member: g.input("member", &[b]),
+        dose: g.input("dose", &[b]),
+        scan: g.input("scan", &[b]),
+        mask: g.input("mask", &[1, n, n]),
+        weight: g.input("weight", &[b]),
+        seed: g.input("seed", &[1]),
+        slot: g.input("slot", &[1]),
+        corners: g.input("corners", &[m, 2]),
+        shifts: solved(g, Group::Positions, "shifts", &[m, 2], design.positions),
+        canvas: g.param_of(Group::Object, "object", &[height, width, 2]),
+        probe: solved(g, Group::Probe, "probe", &[1, sizes.modes, n, n, 2], design.probe),
+        gains: design.gains.then(|| g.param_of(Group::Exposure, "gains", &[m])),
+        background: root.map(|shape| g.param_of(Group::Background, "background", &shape)),
     }
-    if let Some(root) = root {
-        intensity = background(&mut g, intensity, root);
+}
+
+/// From the canvas to the loss of a batch.
+fn loss(g: &mut Graph, design: &Design, sizes: &Sizes, buffers: &Buffers) -> Value {
+    let Buffers { member, dose, scan, mask, .. } = *buffers;
+    let measured = gather(g, buffers.frames, buffers.index);
+    let (corner, shift) = (gather(g, buffers.corners, member), gather(g, buffers.shifts, member));
+    let patches = cut(g, buffers.canvas, corner, shift, sizes.side);
+    let mut intensity = diffract(g, patches, buffers.probe, scan);
+    if let Some(gains) = buffers.gains {
+        let gain = gather(g, gains, member);
+        intensity = scale(g, intensity, gain);
+    }
+    if let Some(root) = buffers.background {
+        intensity = background(g, intensity, root);
     }
     let seen = Measured { amplitude: measured, dose, mask, scan };
-    let coefficient = 1.0 / sizes.typical;
+    let (weight, coefficient) = (buffers.weight, 1.0 / sizes.typical);
     let (upstream, mean) = (Upstream { weight, factor: coefficient }, Normalise::ValidPixels);
     let value = match design.loss {
-        Loss::Amplitude => amplitude(&mut g, intensity, seen, upstream, mean),
-        Loss::Poisson => poisson(&mut g, intensity, seen, upstream, design.epsilon_photons, mean),
+        Loss::Amplitude => amplitude(g, intensity, seen, upstream, mean),
+        Loss::Poisson => poisson(g, intensity, seen, upstream, design.epsilon_photons, mean),
     };
     let mut terms = vec![Term { value, weight, coefficient }];
     if design.tv > 0.0 {
         // Per pixel, so that the weight does not depend on the side of a pattern.
-        let (value, coefficient) = (complex_variation(&mut g, patches), design.tv / (n * n) as f64);
-        terms.push(Term { value, weight, coefficient });
+        let coefficient = design.tv / (sizes.side * sizes.side) as f64;
+        terms.push(Term { value: complex_variation(g, patches), weight, coefficient });
     }
-    let loss = weighted_sum(&mut g, terms);
-    g.differentiate(loss, seed);
-    let losses = record(&mut g, "losses", loss, slot, RING);
-    let rates = update(&mut g);
-    let limit = design.amplitude_limit.then(|| {
-        let limit = g.input("limit of the modulus", &[1]);
-        limit_modulus(&mut g, canvas, limit);
-        limit
-    });
-    let plan = Plan::new(g);
-    Solver {
-        plan,
-        frames,
-        index,
-        member,
-        dose,
-        scan,
-        mask,
-        weight,
-        seed,
-        slot,
-        corners,
-        shifts,
-        canvas,
-        probe,
-        gains,
-        background: root,
-        limit,
-        rates,
-        losses,
-    }
+    weighted_sum(g, terms)
 }
 
 /// Appends a step of Adam for each group.

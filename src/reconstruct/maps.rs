@@ -14,10 +14,13 @@ use crate::stitch::Canvas;
 /// Columns of empty pixels between two images that stand side by side.
 const GAP: usize = 4;
 
+/// Steps of the scan over which a pattern's number is painted: as far as holes between positions go.
+const REACH: f64 = 1.5;
+
 /// A number of each pattern, painted on the canvas: every pixel takes that of the nearest position,
-/// NaN farther from it than the typical step of the scan.
+/// NaN farther from it than 1.5 typical steps of the scan.
 pub fn over_scan(positions: &[Position], values: &[f64], canvas: &Canvas) -> Array2<f32> {
-    let reach = step(positions);
+    let reach = REACH * step(positions);
     let [top, left] = canvas.origin_yx;
     let mut map = Array2::from_elem((canvas.height, canvas.width), f32::NAN);
     let rows = map.as_slice_mut().expect("an array made from one element is contiguous");

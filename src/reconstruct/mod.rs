@@ -97,7 +97,7 @@ pub struct Rates {
 
 impl Default for Rates {
     fn default() -> Rates {
-        Rates { object: 8e-2, probe: 4e-2, positions: 5e-2, frame_scale: 5e-3, background: 1e-3 }
+        Rates { object: 4e-2, probe: 4e-2, positions: 1e-1, frame_scale: 5e-3, background: 1e-3 }
     }
 }
 

@@ -104,47 +104,60 @@ pub fn moves(before: &[Position], after: &[Position], limit: f64) -> Moves {
     let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / count;
     let middle = [mean(&mut before.iter().map(|p| p.x)), mean(&mut before.iter().map(|p| p.y))];
     let shift_xy = [0, 1].map(|i| mean(&mut change.iter().map(|c| c[i])));
-    // Least squares of the change against the position about its mean.
-    let (mut normal, mut right) = ([0.0; 3], [[0.0; 2]; 2]);
-    for (p, c) in before.iter().zip(&change) {
-        let [x, y] = [p.x - middle[0], p.y - middle[1]];
-        normal = [normal[0] + x * x, normal[1] + x * y, normal[2] + y * y];
-        for i in 0..2 {
-            let c = c[i] - shift_xy[i];
-            right[i] = [right[i][0] + x * c, right[i][1] + y * c];
-        }
-    }
-    let [xx, xy, yy] = normal;
-    let determinant = xx * yy - xy * xy;
-    // A scan along one line says nothing of the other direction.
-    let a = if determinant > 1e-9 * (xx + yy).powi(2) {
-        right.map(|[rx, ry]| [(yy * rx - xy * ry) / determinant, (xx * ry - xy * rx) / determinant])
-    } else {
-        [[0.0; 2]; 2]
-    };
+    let a = affine(before, &change, middle, shift_xy);
     let rest = before.iter().zip(&change).map(|(p, c)| {
         let [x, y] = [p.x - middle[0], p.y - middle[1]];
         [0, 1].map(|i| c[i] - shift_xy[i] - a[i][0] * x - a[i][1] * y)
     });
     let square = |c: [f64; 2]| c[0] * c[0] + c[1] * c[1];
-    let times: Vec<f64> = (0..before.len()).map(|i| i as f64 - (count - 1.0) / 2.0).collect();
-    let span: f64 = times.iter().map(|t| t * t).sum();
-    let drift_xy = [0, 1].map(|i| {
-        let along: f64 = times.iter().zip(&change).map(|(t, c)| t * c[i]).sum();
-        if span > 0.0 { along / span * (count - 1.0) } else { 0.0 }
-    });
     Moves {
         shift_xy,
         scale_xy: [a[0][0], a[1][1]],
         rotation_mrad: 500.0 * (a[1][0] - a[0][1]),
         shear_mrad: 500.0 * (a[1][0] + a[0][1]),
-        drift_xy,
+        drift_xy: drift(&change),
         rms: mean(&mut change.iter().map(|&c| square(c))).sqrt(),
         rms_rest: mean(&mut rest.map(square)).sqrt(),
         largest: change.iter().map(|&c| square(c).sqrt()).fold(0.0, f64::max),
         // Positions are kept in single precision.
         at_limit: change.iter().filter(|c| c[0].abs().max(c[1].abs()) > limit - 1e-3).count(),
     }
+}
+
+/// A of change − shift = A (x − middle), by least squares.
+fn affine(
+    before: &[Position],
+    change: &[[f64; 2]],
+    middle: [f64; 2],
+    shift: [f64; 2],
+) -> [[f64; 2]; 2] {
+    let (mut normal, mut right) = ([0.0; 3], [[0.0; 2]; 2]);
+    for (p, c) in before.iter().zip(change) {
+        let [x, y] = [p.x - middle[0], p.y - middle[1]];
+        normal = [normal[0] + x * x, normal[1] + x * y, normal[2] + y * y];
+        for i in 0..2 {
+            let c = c[i] - shift[i];
+            right[i] = [right[i][0] + x * c, right[i][1] + y * c];
+        }
+    }
+    let [xx, xy, yy] = normal;
+    let determinant = xx * yy - xy * xy;
+    // A scan along one line says nothing of the other direction.
+    if determinant <= 1e-9 * (xx + yy).powi(2) {
+        return [[0.0; 2]; 2];
+    }
+    right.map(|[rx, ry]| [(yy * rx - xy * ry) / determinant, (xx * ry - xy * rx) / determinant])
+}
+
+/// The part of the change that is linear in time, from the first to the last pattern.
+fn drift(change: &[[f64; 2]]) -> [f64; 2] {
+    let last = change.len().saturating_sub(1) as f64;
+    let time = |k: usize| k as f64 - last / 2.0;
+    let span: f64 = (0..change.len()).map(|k| time(k).powi(2)).sum();
+    [0, 1].map(|i| {
+        let along: f64 = change.iter().enumerate().map(|(k, c)| time(k) * c[i]).sum();
+        if span > 0.0 { along / span * last } else { 0.0 }
+    })
 }
 
 #[cfg(test)]

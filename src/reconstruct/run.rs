@@ -19,7 +19,7 @@ use crate::{Error, Result};
 const LAST_RATE: f64 = 0.02;
 
 /// An epoch whose loss is this many times the best one has diverged.
-const DIVERGED: f64 = 1.5;
+const DIVERGED: f64 = 2.0;
 
 /// Rates that were halved so often are no use.
 const MOST_HALVINGS: usize = 12;
@@ -176,7 +176,7 @@ impl Job<'_> {
         for (at, members) in order.chunks_exact(size).enumerate() {
             let real = size.min(frames - at * size);
             self.write_batch(members, real)?;
-            self.backend.write(self.step.slot, &[unseen.len() as f32])?;
+            self.backend.write(self.step.buffers.slot, &[unseen.len() as f32])?;
             self.write_rates(at as f64 / batches as f64)?;
             self.backend.run_stages(Stage::Forward..=Stage::Update)?;
             unseen.push(real);
@@ -203,11 +203,11 @@ impl Job<'_> {
             None => members.to_vec(),
         };
         let floats = |all: &[usize]| all.iter().map(|&i| i as f32).collect::<Vec<_>>();
-        self.backend.write(self.step.index, &floats(&index))?;
-        self.backend.write(self.step.member, &floats(members))?;
+        self.backend.write(self.step.buffers.index, &floats(&index))?;
+        self.backend.write(self.step.buffers.member, &floats(members))?;
         let weight = |b: usize| if b < real { 1.0 / real as f32 } else { 0.0 };
         let weights: Vec<f32> = (0..members.len()).map(weight).collect();
-        self.backend.write(self.step.weight, &weights)
+        self.backend.write(self.step.buffers.weight, &weights)
     }
 
     /// Counts one more step of the optimiser, and writes its rates.
@@ -239,13 +239,13 @@ impl Job<'_> {
     fn tidy(&mut self, end: bool) -> Result<()> {
         if self.options.refine_positions {
             let limit = self.options.max_shift as f32;
-            let mut shifts = self.backend.read(self.step.shifts)?;
+            let mut shifts = self.backend.read(self.step.buffers.shifts)?;
             for (shift, &first) in shifts.iter_mut().zip(&self.first_shifts) {
                 *shift = shift.clamp(first - limit, first + limit);
             }
-            self.backend.write(self.step.shifts, &shifts)?;
+            self.backend.write(self.step.buffers.shifts, &shifts)?;
         }
-        if let Some(gains) = self.step.gains {
+        if let Some(gains) = self.step.buffers.gains {
             // A factor on all of them is the probe's.
             let mut values = self.backend.read(gains)?;
             let mean = values.iter().map(|&g| f64::from(g)).sum::<f64>() / values.len() as f64;
@@ -269,16 +269,18 @@ impl Job<'_> {
         }
         let power: f64 = probe.iter().map(|z| f64::from(z.norm_sqr())).sum();
         let factor = (self.power / power).sqrt();
-        if (end || (factor - 1.0).abs() > POWER_SLACK) && factor.is_finite() {
+        // Under a limit on the object the power is what the data ask for.
+        let free = self.options.amplitude_limit.is_none() && factor.is_finite();
+        if free && (end || (factor - 1.0).abs() > POWER_SLACK) {
             probe.mapv_inplace(|z| z * factor as f32);
-            let mut canvas = self.backend.read(self.step.canvas)?;
+            let mut canvas = self.backend.read(self.step.buffers.canvas)?;
             canvas.iter_mut().for_each(|x| *x /= factor as f32);
-            self.backend.write(self.step.canvas, &canvas)?;
+            self.backend.write(self.step.buffers.canvas, &canvas)?;
             changed = true;
         }
         if changed {
             let values: Vec<f32> = probe.iter().flat_map(|z: &Complex32| [z.re, z.im]).collect();
-            self.backend.write(self.step.probe, &values)?;
+            self.backend.write(self.step.buffers.probe, &values)?;
         }
         Ok(())
     }

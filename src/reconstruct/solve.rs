@@ -1,5 +1,7 @@
 //! A problem on a device: what is written before a run, and what is read after it.
 
+use std::collections::VecDeque;
+
 use ndarray::{Array2, Array3, Axis};
 use num_complex::Complex32;
 use rayon::prelude::*;
@@ -97,7 +99,7 @@ impl<'a> Job<'a> {
             options,
             start,
             backend,
-            batch: step.plan.slots[step.weight.0].len(),
+            batch: step.plan.slots[step.buffers.weight.0].len(),
             step,
             streamed: None,
             canvas,
@@ -124,18 +126,19 @@ impl<'a> Job<'a> {
         }
         if stream {
             let (staged, pixels) = (Vec::new(), n * n);
-            let streamed = Streamed { frames: step.frames, all: frames, staged, pixels, half: 0 };
+            let streamed =
+                Streamed { frames: step.buffers.frames, all: frames, staged, pixels, half: 0 };
             self.streamed = Some(streamed);
         } else {
-            backend.write(step.frames, &frames)?;
+            backend.write(step.buffers.frames, &frames)?;
         }
         let mask = scan.mask.clone().unwrap_or_else(|| Array2::ones((n, n)));
-        backend.write(step.mask, &mask.iter().copied().collect::<Vec<f32>>())?;
-        backend.write(step.dose, &vec![scan.dose.kappa as f32; self.batch])?;
-        backend.write(step.scan, &vec![0.0; self.batch])?;
-        backend.write(step.seed, &[1.0])?;
+        backend.write(step.buffers.mask, &mask.iter().copied().collect::<Vec<f32>>())?;
+        backend.write(step.buffers.dose, &vec![scan.dose.kappa as f32; self.batch])?;
+        backend.write(step.buffers.scan, &vec![0.0; self.batch])?;
+        backend.write(step.buffers.seed, &[1.0])?;
         let corners: Vec<f32> = self.corners.iter().flatten().map(|&c| c as f32).collect();
-        backend.write(step.corners, &corners)
+        backend.write(step.buffers.corners, &corners)
     }
 
     /// What is solved for, as it starts.
@@ -145,14 +148,17 @@ impl<'a> Job<'a> {
             None => [1.0, 0.0].repeat(self.canvas.height * self.canvas.width),
             Some(object) => onto(object, &self.canvas, self.gauge),
         };
-        backend.write(step.canvas, &canvas)?;
+        backend.write(step.buffers.canvas, &canvas)?;
         let probe = checkerboard(probe.view(), self.gauge);
-        backend.write(step.probe, &probe.iter().flat_map(|z| [z.re, z.im]).collect::<Vec<_>>())?;
-        backend.write(step.shifts, &self.first_shifts)?;
-        if let Some(gains) = step.gains {
+        backend.write(
+            step.buffers.probe,
+            &probe.iter().flat_map(|z| [z.re, z.im]).collect::<Vec<_>>(),
+        )?;
+        backend.write(step.buffers.shifts, &self.first_shifts)?;
+        if let Some(gains) = step.buffers.gains {
             backend.write(gains, &vec![1.0; self.start.indices.len()])?;
         }
-        if let Some(root) = step.background {
+        if let Some(root) = step.buffers.background {
             let start = (FIRST_BACKGROUND * self.rms_pattern) as f32;
             backend.write(root, &vec![start; step.plan.slots[root.0].len()])?;
         }
@@ -170,7 +176,7 @@ impl<'a> Job<'a> {
     /// [P, N, N] as the engine holds it.
     pub fn engine_probe(&mut self) -> Result<Array3<Complex32>> {
         let shape = (self.modes, self.side, self.side);
-        let values = self.backend.read(self.step.probe)?;
+        let values = self.backend.read(self.step.buffers.probe)?;
         let values = values.chunks_exact(2).map(|z| Complex32::new(z[0], z[1])).collect();
         Ok(Array3::from_shape_vec(shape, values).expect("a whole probe"))
     }
@@ -183,8 +189,8 @@ impl<'a> Job<'a> {
     /// Gains and background, if they were solved for.
     fn exposure(&mut self) -> Result<Exposure> {
         let n = self.side;
-        let gains = self.step.gains.map(|v| self.backend.read(v)).transpose()?;
-        let root = self.step.background.map(|v| self.backend.read(v)).transpose()?;
+        let gains = self.step.buffers.gains.map(|v| self.backend.read(v)).transpose()?;
+        let root = self.step.buffers.background.map(|v| self.backend.read(v)).transpose()?;
         let background = root.map(|root| {
             Array2::from_shape_fn((n, n), |(y, x)| root[(y * n + x) % root.len()].powi(2))
         });
@@ -195,12 +201,12 @@ impl<'a> Job<'a> {
     /// The reconstruction as it is now, in the gauge of the file.
     pub fn finish(&mut self) -> Result<Reconstruction> {
         let gauge = self.gauge as f32;
-        let object = self.backend.read(self.step.canvas)?;
+        let object = self.backend.read(self.step.buffers.canvas)?;
         let object = object.chunks_exact(2).map(|z| Complex32::new(gauge * z[0], gauge * z[1]));
         let shape = (self.canvas.height, self.canvas.width);
         let mut object = Array2::from_shape_vec(shape, object.collect()).expect("a whole canvas");
         let probe = self.read_probe()?;
-        let shifts = self.backend.read(self.step.shifts)?;
+        let shifts = self.backend.read(self.step.buffers.shifts)?;
         let positions = positions(&self.corners, &shifts, &self.canvas, self.side);
         let mut weights = illumination(&probe, &positions, &self.canvas);
         let largest = weights.iter().copied().fold(0.0, f32::max);
@@ -300,25 +306,38 @@ fn positions(corners: &[[i64; 2]], shifts: &[f32], canvas: &Canvas, side: usize)
         .collect()
 }
 
-/// A known object on `canvas` in the engine's gauge; where it is not known, its mean.
+/// A known object on `canvas` in the engine's gauge; where it is not known, what the nearest known
+/// pixels are, so that there is no edge for the patterns to see.
 fn onto(start: &StartObject, canvas: &Canvas, gauge: f64) -> Vec<f32> {
-    let known = || start.object.iter().zip(&start.weights).filter(|(_, w)| **w > 0.0);
-    let count = known().count().max(1) as f32;
-    let mean: Complex32 = known().map(|(z, _)| z / count).sum();
     let [dy, dx] = [0, 1].map(|i| (canvas.origin_yx[i] as f64 - start.origin_yx[i]).round() as i64);
     let at = |y: usize, x: usize| {
         let index = [usize::try_from(y as i64 + dy).ok()?, usize::try_from(x as i64 + dx).ok()?];
         let weight = start.weights.get(index)?;
         (*weight > 0.0).then(|| start.object[index])
     };
-    let mut values = Vec::with_capacity(2 * canvas.height * canvas.width);
-    for y in 0..canvas.height {
-        for x in 0..canvas.width {
-            let z = at(y, x).unwrap_or(mean) / gauge as f32;
-            values.extend([z.re, z.im]);
+    let (height, width) = (canvas.height, canvas.width);
+    let mut pixels: Vec<Option<Complex32>> =
+        (0..height * width).map(|i| at(i / width, i % width)).collect();
+    // Outwards from the known pixels, one ring of neighbours after the other.
+    let mut ring: VecDeque<usize> = (0..pixels.len()).filter(|&i| pixels[i].is_some()).collect();
+    while let Some(i) = ring.pop_front() {
+        let (y, x) = (i / width, i % width);
+        let beside = [
+            (y > 0).then(|| i - width),
+            (x > 0).then(|| i - 1),
+            (x + 1 < width).then(|| i + 1),
+            (y + 1 < height).then(|| i + width),
+        ];
+        for neighbour in beside.into_iter().flatten() {
+            if pixels[neighbour].is_none() {
+                pixels[neighbour] = pixels[i];
+                ring.push_back(neighbour);
+            }
         }
     }
-    values
+    let ones = Complex32::new(gauge as f32, 0.0);
+    let pixels = pixels.into_iter().map(|z| z.unwrap_or(ones) / gauge as f32);
+    pixels.flat_map(|z| [z.re, z.im]).collect()
 }
 
 /// Σ_i Σ_p |P_p|² on the canvas, each probe at its nearest whole pixel.
