@@ -168,7 +168,7 @@ pub struct Args {
     /// L2 penalty (adam, sgd) or decoupled decay (adamw) of the weights [default: 0]
     #[arg(long, value_parser = finite, value_name = "DECAY", help_heading = "Optimiser")]
     pub weight_decay: Option<f64>,
-    /// The learning rate over the epochs [default: constant]
+    /// The learning rate over the epochs [default: cosine]
     #[arg(long, visible_alias = "scheduler", ignore_case = true, help_heading = "Optimiser")]
     pub schedule: Option<Schedule>,
     /// Exponential schedule: factor per epoch [default: 0.95]
