@@ -166,7 +166,7 @@ fn values_out_of_range_are_refused() {
         ("--batch-size 0", &["--batch-size is 0", "at least 1"]),
         ("--early-stop-patience 0", &["--early-stop-patience is 0", "at least 1"]),
         ("--schedule cosine --warmup-epochs 50", &["--warmup-epochs is 50", "--max-epochs"]),
-        ("--mode supervised", &["--mode is supervised", "label", "--loss mae"]),
+        ("--mode supervised", &["--mode needs true patches", "label", "--loss mae"]),
     ];
     for (flags, parts) in cases {
         all_of(&refusal(flags), parts);

@@ -93,7 +93,8 @@ fn a_simulated_object_is_found_to_the_noise() {
 #[test]
 fn both_losses_find_it() {
     let scan = &usual().scan;
-    let solved = solve(scan, &Options { loss: Loss::Poisson, ..options(40) });
+    // The Poisson loss is steep where few photons were counted: it takes more passes than the other.
+    let solved = solve(scan, &Options { loss: Loss::Poisson, ..options(80) });
     assert!(truth(&solved, scan).relative_l2 < 0.03, "{}", truth(&solved, scan));
 }
 
