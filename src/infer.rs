@@ -13,6 +13,7 @@ use crate::data::scan::{Position, Scan};
 use crate::graph::Stage;
 use crate::models::physics::{checkerboard, probe_intensity};
 use crate::models::plans::{self, Inference};
+use crate::reconstruct::modes;
 use crate::reconstruction::Exposure;
 pub use crate::reconstruction::Reconstruction;
 use crate::stitch::{self, Canvas, Orientation, Stitched, Stitcher};
@@ -39,6 +40,8 @@ pub struct Network {
     checkpoint: Checkpoint,
     path: PathBuf,
     learned: Learned,
+    /// The network as it is applied: to single patterns wherever it sees them alone.
+    model: ModelConfig,
     batch: usize,
     device: Chosen,
     /// [S, P, N, N] learned probes with the checkerboard, in the engine's gauge.
@@ -64,10 +67,12 @@ impl Network {
         let learned: Learned = state::part(checkpoint, "learned", path)?;
         let probe =
             learned.probe_trained.then(|| checkpoint.tensors.get("probe").cloned()).flatten();
+        let model = learned.model.alone();
         Ok(Network {
             checkpoint: checkpoint.clone(),
             path: path.to_path_buf(),
             learned,
+            model,
             batch: batch_size,
             device: device.clone(),
             probe,
@@ -107,7 +112,7 @@ impl Network {
             self.learned.input_scale
         };
         let groups =
-            Groups::covering(&positions, self.model().gridsize, self.learned.neighbor_count)?;
+            Groups::covering(&positions, self.model.gridsize, self.learned.neighbor_count)?;
         let mut loaded = self.load(&canvas, crop, &options.orientation, input_scale)?;
         let job = Job { scan, groups: &groups, positions: &positions, canvas: &canvas, gauge };
         let stitched = match loaded.plan.stitched {
@@ -155,7 +160,7 @@ impl Network {
         orientation: &Orientation,
         input_scale: f64,
     ) -> Result<Loaded> {
-        let build = |canvas| plans::inference(&self.learned.model, self.batch, canvas);
+        let build = |canvas| plans::inference(&self.model, self.batch, canvas);
         let size = [canvas.height, canvas.width];
         let on_device = plans::Canvas { size, crop, transpose: orientation.transpose };
         let mut plan = build(matches!(self.device, Chosen::Cuda(_)).then_some(on_device));
@@ -169,7 +174,7 @@ impl Network {
         backend.write(plan.training, &[0.0])?;
         let gain = plan.plan.slots[plan.gain.0].len();
         backend.write(plan.gain, &vec![input_scale as f32; gain])?;
-        let patterns = gain * self.learned.model.channels();
+        let patterns = gain * self.model.channels();
         Ok(Loaded { plan, backend, patterns })
     }
 
@@ -177,7 +182,7 @@ impl Network {
     /// factor on the network's object that belongs to it.
     fn probe(&self, scan: &Scan) -> (Array3<Complex32>, f64) {
         let Some(tensor) = &self.probe else { return (scan.probe.clone(), scan.probe_gauge()) };
-        let &[_, modes, n, _, _] = tensor.shape.as_slice() else {
+        let &[_, count, n, _, _] = tensor.shape.as_slice() else {
             return (scan.probe.clone(), scan.probe_gauge());
         };
         let trained = |s: &LearnedScan| s.trained && s.sha256 == scan.source.sha256;
@@ -189,10 +194,19 @@ impl Network {
             0
         });
         let gauge = self.learned.scans[at].gauge;
-        let values = tensor.data[at * modes * n * n * 2..][..modes * n * n * 2].chunks_exact(2);
+        let values = tensor.data[at * count * n * n * 2..][..count * n * n * 2].chunks_exact(2);
         let values = values.map(|z| Complex32::new(z[0], z[1])).collect();
-        let probe = Array3::from_shape_vec((modes, n, n), values).expect("a whole probe");
-        (checkerboard(probe.view(), 1.0 / gauge), gauge)
+        let probe = Array3::from_shape_vec((count, n, n), values).expect("a whole probe");
+        let probe = checkerboard(probe.view(), 1.0 / gauge);
+        if count == 1 {
+            return (probe, gauge);
+        }
+        // Learned modes mix, and any mixture is the same beam: the orthogonal one has a meaning.
+        let probe = modes::orthogonal(probe.view());
+        let shares = modes::powers(probe.view());
+        let shares: Vec<String> = shares.iter().map(|p| format!("{:.1} %", 100.0 * p)).collect();
+        log::info!("power of the learned probe modes: {}", shares.join(", "));
+        (probe, gauge)
     }
 }
 

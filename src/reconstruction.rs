@@ -68,6 +68,16 @@ impl Reconstruction {
         weights.mapv(|w| w > 0.5 * median)
     }
 
+    /// Median of the patches' spread over the object's modulus, where it is trusted: how much patches
+    /// that overlap disagree.
+    pub fn spread(&self) -> f64 {
+        let Stitched { object, consistency, .. } = &self.stitched;
+        let trusted = self.trusted();
+        let all = object.iter().zip(consistency).zip(&trusted).filter(|(_, trusted)| **trusted);
+        let relative = all.map(|((z, c), _)| c / z.norm().max(f32::MIN_POSITIVE));
+        quantile(relative, 0.5).into()
+    }
+
     /// What the data say about it.
     pub fn explained<'a>(&'a self, scan: &'a Scan) -> Explained<'a> {
         Explained {

@@ -285,6 +285,8 @@ fn the_default_learning_rate_falls_with_the_groups_of_a_step() {
     assert_eq!(rate("--batch-size 2 --accumulate-grad-batches 2"), 5e-4);
     assert_eq!(rate("--batch-size 64"), 1e-3);
     assert_eq!(rate("--batch-size 4 --learning-rate 1e-3"), 1e-3);
+    assert_eq!(rate("--architecture ffno"), 3e-3);
+    assert_eq!(rate("--architecture srunet --batch-size 4"), 1.5e-4);
 }
 
 #[test]

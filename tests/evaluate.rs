@@ -148,6 +148,32 @@ fn a_fixture_keeps_patterns_and_positions_together() {
 }
 
 #[test]
+fn a_scan_falls_into_parts_that_share_no_pattern() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = simulated(folder.path(), &[]);
+    let part = |name: &str, flags: &[&str]| {
+        let path = folder.path().join(name);
+        let files = ["fixture", source.to_str().unwrap(), path.to_str().unwrap()];
+        ptycho(&[&files[..], flags].concat()).success();
+        read(&path)
+    };
+    let all = read(&source);
+    let (left, right) = (part("left.npz", &["--x=0:0.6"]), part("right.npz", &["--x=0.6:1"]));
+    assert_eq!(left.len() + right.len(), all.len());
+    let most = left.positions.iter().fold(f64::MIN, |most, p| most.max(p.x));
+    assert!(right.positions.iter().all(|p| p.x > most));
+    assert!(left.len() > right.len(), "{} and {}", left.len(), right.len());
+    let corner = part("corner.npz", &["--x=0:0.5", "--y=0.5:1", "-n", "4"]);
+    assert_eq!(corner.len(), 4);
+    for wrong in ["--x=0.6:0.5", "--x=0:1.1", "--y=half"] {
+        let path = folder.path().join("none.npz");
+        let refused = ptycho(&["fixture", source.to_str().unwrap(), path.to_str().unwrap(), wrong]);
+        let text = String::from_utf8_lossy(&refused.code(2).get_output().stderr).into_owned();
+        assert!(text.contains("FROM:TO") && !path.exists(), "{text}");
+    }
+}
+
+#[test]
 fn a_fixture_larger_than_its_scan_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let source = simulated(folder.path(), &[]);

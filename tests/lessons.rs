@@ -249,6 +249,50 @@ fn the_teachers_probe_goes_into_the_checkpoint_and_comes_out_of_inference() {
 }
 
 #[test]
+fn physics_alone_can_use_a_teachers_probe_and_positions() {
+    let place = workplace();
+    let (scan, teacher) = (text(&place.scan), place.teacher());
+    let physics = ["--train-data-file", scan, "--max-epochs=1"];
+    let taught = [&physics[..], &["--teacher", text(&teacher)]].concat();
+    // The teacher is the truth, probe and positions included: there is nothing else to learn from.
+    assert_eq!(place.digest("plain", &physics), place.digest("taught", &taught));
+    let last = Checkpoint::load(place.path("taught/checkpoints/last.safetensors")).unwrap();
+    assert!(last.tensors.contains_key("probe"), "the teacher's probe is not kept");
+}
+
+#[test]
+fn modes_that_are_asked_for_are_learned_beside_the_probe() {
+    let place = workplace();
+    let scan = text(&place.scan);
+    let modes = ["--probe-trainable", "--probe-modes=3", "--probe-learning-rate=0.05"];
+    place
+        .train("run", &[&["--train-data-file", scan, "--max-epochs=2"], &modes[..]].concat())
+        .unwrap();
+    let last = Checkpoint::load(place.path("run/checkpoints/last.safetensors")).unwrap();
+    assert_eq!(last.tensors["probe"].shape, [1, 3, 64, 64, 2]);
+    let mut infer = Command::cargo_bin("ptycho-gpu").unwrap();
+    infer.args(["infer", "--device=cpu", "--model-path", text(&place.path("run"))]);
+    infer.args(["--test-data", scan, "--output-dir", text(&place.path("result"))]);
+    infer.assert().success();
+    let mut result =
+        ptycho_gpu::data::npz::Npz::open(place.path("result/reconstruction.npz")).unwrap();
+    let probe = result.c64("probe").unwrap().into_dimensionality::<ndarray::Ix3>().unwrap();
+    let dot = |a: usize, b: usize| -> Complex64 {
+        let (a, b) = (probe.index_axis(Axis(0), a), probe.index_axis(Axis(0), b));
+        a.iter()
+            .zip(&b)
+            .map(|(a, b)| a.conj() * b)
+            .map(|z| Complex64::new(z.re.into(), z.im.into()))
+            .sum()
+    };
+    let power = [0, 1, 2].map(|mode| dot(mode, mode).re);
+    assert!(power[0] > power[1] && power[1] >= power[2] && power[2] > 0.0, "{power:?}");
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        assert!(dot(a, b).norm() < 1e-4 * power[0], "modes {a} and {b} are not orthogonal");
+    }
+}
+
+#[test]
 fn the_share_of_labels_goes_in_a_straight_line() {
     let loss = LossConfig { label_share: 0.8, label_share_end: 0.2, ..LossConfig::default() };
     let shares = [0, 1, 2, 3, 9].map(|epoch| label_share(&loss, epoch, 4));
@@ -261,15 +305,14 @@ fn the_share_of_labels_goes_in_a_straight_line() {
 fn contradicting_sources_are_refused_with_what_to_do() {
     let place = workplace();
     let scan = text(&place.scan);
-    let teacher = place.teacher();
-    let teacher = text(&teacher);
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&[], "--synthetic and --like"),
         (&["--synthetic=8"], "--like SCAN"),
         (&["--like", scan, "--train-data-file", scan], "--synthetic PATTERNS"),
         (&["--synthetic=8", "--like", scan, "--train-data-file", scan], "--init-from"),
         (&["--synthetic=8", "--like", scan, "--probe-trainable"], "--probe-trainable"),
-        (&["--train-data-file", scan, "--teacher", teacher], "--mode supervised"),
+        (&["--train-data-file", scan, "--probe-modes=2"], "--probe-trainable"),
+        (&["--train-data-file", scan, "--probe-trainable", "--probe-modes=11"], "from 1 to 10"),
         (&["--train-data-file", scan, "--mode=mixed"], "--teacher"),
         (&["--train-data-file", scan, "--init-from", scan], "scan.npz"),
     ];

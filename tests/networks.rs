@@ -7,7 +7,8 @@ use assert_cmd::Command;
 use ptycho_gpu::backend::{self, Backend, Chosen, cpu::Cpu};
 use ptycho_gpu::checkpoint::Checkpoint;
 use ptycho_gpu::config::{
-    Architecture, Device, LossConfig, ModelConfig, OptimiserConfig, OutputMode, RowModes,
+    Architecture, Device, GroupInput, LossConfig, ModelConfig, OptimiserConfig, OutputMode,
+    RowModes,
 };
 use ptycho_gpu::graph::{Role, Stage};
 use ptycho_gpu::models::plans::{self, Sizes, Training};
@@ -15,7 +16,7 @@ use ptycho_gpu::plan::Plan;
 use ptycho_gpu::random::{Purpose, Stream};
 use tempfile::TempDir;
 
-use Architecture::{Ffno, Fno, FnoVanilla, Srunet};
+use Architecture::{Cnn, Ffno, Fno, FnoVanilla, Srunet};
 
 const ALL: [Architecture; 4] = [Ffno, Fno, FnoVanilla, Srunet];
 
@@ -113,6 +114,48 @@ fn two_steps(training: &Training, backend: &mut dyn Backend) -> Vec<Vec<f32>> {
     seen.extend(training.patch.map(|v| backend.read(v).unwrap()));
     assert!(seen.iter().flatten().all(|x| x.is_finite()), "read before it was written");
     seen
+}
+
+/// A network that sees the patterns of a group apart has the weights of one that sees single
+/// patterns, and makes the same patches.
+#[test]
+fn a_network_that_sees_patterns_apart_is_that_of_single_patterns() {
+    for architecture in [Cnn, Ffno, Fno, FnoVanilla, Srunet] {
+        let one = match architecture {
+            Cnn => ModelConfig { n_filters_scale: 1, ..model(Cnn) },
+            _ => narrow(architecture),
+        };
+        let apart = ModelConfig { gridsize: 2, group_input: GroupInput::Apart, ..one.clone() };
+        let object = |model: &ModelConfig, batch: usize| {
+            let plan = plans::inference(model, batch, None);
+            let mut backend = Cpu::<f32>::new(plan.plan.clone());
+            let names: Vec<(String, Vec<usize>)> = plan
+                .plan
+                .of_role(Role::Param)
+                .into_iter()
+                .map(|(_, slot)| (slot.name.clone(), slot.shape.clone()))
+                .collect();
+            for (v, slot) in plan.plan.of_role(Role::Param) {
+                let mut stream = Stream::new(7, Purpose::Weights, slot.len() as u32);
+                let numbers: Vec<f32> =
+                    (0..slot.len()).map(|_| (0.2 * stream.uniform() - 0.1) as f32).collect();
+                backend.write(v, &numbers).unwrap();
+            }
+            let mut stream = Stream::new(8, Purpose::Noise, 0);
+            let len = plan.plan.slots[plan.amplitude.0].len();
+            let patterns: Vec<f32> = (0..len).map(|_| stream.uniform() as f32).collect();
+            backend.write(plan.amplitude, &patterns).unwrap();
+            let gain = plan.plan.slots[plan.gain.0].len();
+            backend.write(plan.gain, &vec![1.0; gain]).unwrap();
+            backend.write(plan.training, &[0.0]).unwrap();
+            backend.run(Stage::Forward).unwrap();
+            (names, backend.read(plan.object).unwrap())
+        };
+        let (single, grouped) = (object(&one, 8), object(&apart, 2));
+        assert_eq!(single.0, grouped.0, "{architecture}");
+        assert!(single.1 == grouped.1, "{architecture}: other patches");
+        assert!(one.differences(&apart).is_empty(), "{:?}", one.differences(&apart));
+    }
 }
 
 /// The U-shaped network as its publication describes it, with the modes that a quarter of the side
@@ -250,6 +293,24 @@ fn a_checkpoint_is_applied_as_the_network_that_it_is() {
         command.arg("--output-dir").arg(&result).arg("--device=cpu").assert().success();
         assert!(result.join("reconstruction.npz").is_file());
     }
+}
+
+#[test]
+fn what_single_patterns_taught_goes_on_in_groups_and_is_applied_without_them() {
+    let (place, scan) = workplace();
+    let [first, groups, result] = ["first", "groups", "result"].map(|name| place.path().join(name));
+    train(&scan, &first, Fno, &["--max-epochs=1"]).assert().success();
+    let start = ["--init-from", first.to_str().unwrap(), "--max-epochs=1", "--gridsize=2"];
+    let apart = [&start[..], &["--group-input=apart"]].concat();
+    train(&scan, &groups, Fno, &apart).assert().success();
+    assert!(weights(&first) != weights(&groups), "nothing was learned in groups");
+    let together = refused(train(&scan, &place.path().join("none"), Fno, &start), 1);
+    assert!(together.contains("gridsize"), "{together}");
+    let mut command = program();
+    command.arg("infer").arg("--model-path").arg(&groups).arg("--test-data").arg(&scan);
+    // Fewer patterns than a group has.
+    command.arg("--output-dir").arg(&result).args(["--device=cpu", "--n-images=3"]);
+    command.assert().success();
 }
 
 /// What `command` says when it fails with `code`.

@@ -11,7 +11,8 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting};
 use crate::data::{self, LoadOptions};
 use crate::infer::{Network, Options, Reconstruction};
-use crate::metrics::{self, DataSpace};
+use crate::metrics::{self, DataSpace, Evidence, Verdict};
+use crate::reconstruct::Rates;
 use crate::reconstruction::Saved;
 use crate::report::{self, Colormap, OutputFolder, Picture, Range, RunRecord};
 use crate::stitch::Orientation;
@@ -128,6 +129,7 @@ impl Args {
             epochs,
             modes: self.refine_modes,
             refine_positions: self.refine_positions,
+            rates: Rates { object: refine::OBJECT_RATE, ..Rates::default() },
             ..reconstruct::Options::default()
         })
     }
@@ -201,6 +203,9 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let result = network.reconstruct(&scan, &args.options())?;
     let seconds = computed.elapsed().as_secs_f64();
     let figures = metrics::data_space(&result.explained(&scan))?;
+    let (residual, floor) = (figures.residual, figures.floor);
+    let evidence = Evidence { residual, floor, spread: Some(result.spread()), collapse: None };
+    let verdict = Verdict::of(&evidence);
     let patterns = result.indices.len();
     let mut record = RunRecord::new("infer");
     record.input(&scan).device(device.describe()).set("checkpoint", path.to_string_lossy());
@@ -209,6 +214,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     record.timing("network_and_stitching_seconds", seconds);
     record.timing("total_seconds", started.elapsed().as_secs_f64());
     record.result("patterns", patterns).result("data_space", &figures);
+    record.result("spread", evidence.spread).result("verdict", &verdict);
     let metadata = serde_json::Value::Object(record.json().clone());
     let file = if args.refine.is_some() { "network.npz" } else { "reconstruction.npz" };
     result.write(&folder.join(file), &scan, &metadata)?;
@@ -222,9 +228,10 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
         figures.r_factor,
         folder.display()
     );
+    verdict.say();
     let Some(options) = args.refinement() else {
         if args.json {
-            report::print_json(&figures)?;
+            report::print_json(&Line { figures: &figures, verdict: &verdict })?;
         }
         return Ok(figures);
     };
@@ -236,6 +243,15 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
         report::print_json(&line)?;
     }
     Ok(figures)
+}
+
+/// The last line of `--json`.
+#[derive(serde::Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    figures: &'a DataSpace,
+    #[serde(flatten)]
+    verdict: &'a Verdict,
 }
 
 /// Where the record goes: run.json, but not over that of a training in the same folder, and not where

@@ -41,7 +41,7 @@ pub enum Command {
     Evaluate(evaluate::Args),
     /// Simulate a scan with known object and probe
     Simulate(simulate::Args),
-    /// Cut a small deterministic subset out of a scan
+    /// Cut a deterministic subset out of a scan: some patterns, or a part of its area
     Fixture(fixture::Args),
     /// Print the operations, shapes, parameters and bytes of a network before running it
     Plan(plan::Args),

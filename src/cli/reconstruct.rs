@@ -11,6 +11,7 @@ use crate::backend::Chosen;
 use crate::config::Device;
 use crate::data::npz::NpzWriter;
 use crate::data::{self, LoadOptions, Scan};
+use crate::metrics::{DataSpace, Evidence, Verdict};
 use crate::models::object::{BackgroundKind, Loss};
 use crate::reconstruct::guess::{self, ProbeChoice};
 use crate::reconstruct::halves::{Halves, THRESHOLD, halves};
@@ -58,9 +59,9 @@ pub struct SolverArgs {
     /// Relative fall of the loss over these epochs that counts as progress
     #[arg(long, value_name = "FRACTION", default_value_t = Options::default().tolerance)]
     pub tolerance: f64,
-    /// Rate of the object, whose modulus is about 1
-    #[arg(long, value_name = "RATE", default_value_t = Rates::default().object)]
-    pub object_rate: f64,
+    /// Rate of the object, whose modulus is about 1 [default: 0.04, or 0.12 to refine]
+    #[arg(long, value_name = "RATE")]
+    pub object_rate: Option<f64>,
     /// Weight of the object's total variation in the loss
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0)]
     pub tv: f64,
@@ -135,8 +136,8 @@ pub struct SolverArgs {
 }
 
 impl SolverArgs {
-    /// What the flags ask for, within `epochs`.
-    pub fn options(&self, epochs: usize) -> Options {
+    /// What the flags ask for, within `epochs`; `object_rate` where they do not say it.
+    pub fn options(&self, epochs: usize, object_rate: f64) -> Options {
         Options {
             epochs,
             batch_size: self.batch_size,
@@ -151,7 +152,7 @@ impl SolverArgs {
             tv: self.tv,
             amplitude_limit: self.amplitude_limit,
             rates: Rates {
-                object: self.object_rate,
+                object: self.object_rate.unwrap_or(object_rate),
                 probe: self.probe_rate,
                 positions: self.position_rate,
                 frame_scale: self.frame_scale_rate,
@@ -169,7 +170,7 @@ impl SolverArgs {
 pub fn run(args: Args) -> Result<()> {
     report::log::init(args.solver.quiet);
     let started = Instant::now();
-    let options = args.solver.options(args.epochs);
+    let options = args.solver.options(args.epochs, Rates::default().object);
     options.check()?;
     if args.n_images == Some(0) {
         let text = "--n-images is 0, but must be at least 1; leave it out for all";
@@ -228,10 +229,17 @@ pub(super) fn record(
     record.set("gauge", solved.reconstruction.gauge);
     record.timing("solving_seconds", solved.outcome.seconds);
     record.result("outcome", &solved.outcome).result("data_space", &solved.figures);
+    record.result("verdict", &verdict(solved));
     if let Some(halves) = halves {
         record.result("half_data_frc", halves);
     }
     record
+}
+
+/// Whether it can be trusted.
+pub(super) fn verdict(solved: &Solved) -> Verdict {
+    let DataSpace { residual, floor, .. } = solved.figures;
+    Verdict::of(&Evidence { residual, floor, ..Evidence::default() })
 }
 
 /// The figures that end up in the last line.
@@ -241,6 +249,8 @@ pub(super) fn summary(solved: &Solved, halves: Option<&Halves>) -> Value {
         "residual": figures.residual,
         "r_factor": figures.r_factor,
         "deviance": figures.deviance,
+        "floor": figures.floor,
+        "verdict": verdict(solved).verdict,
         "epochs": outcome.epochs,
         "seconds": outcome.seconds,
         "patterns_per_second": outcome.patterns_per_second,
@@ -300,6 +310,7 @@ pub(super) fn say(solved: &Solved, halves: Option<&Halves>, folder: &Path) {
         outcome.seconds,
         folder.display()
     );
+    verdict(solved).say();
 }
 
 fn percent(shares: &[f64]) -> String {

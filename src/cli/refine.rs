@@ -21,6 +21,9 @@ use crate::{Error, Result, backend};
 /// Epochs unless other are asked for: a start that is nearly right needs few.
 pub const EPOCHS: usize = 20;
 
+/// Rate of the object unless another is asked for: few epochs need larger steps (docs/quality.md).
+pub const OBJECT_RATE: f64 = 0.12;
+
 #[derive(Clone, Debug, clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Args {
@@ -45,7 +48,7 @@ pub struct Args {
 /// Refines, and leaves arrays, pictures, record and report in the output folder.
 pub fn run(args: Args) -> Result<()> {
     report::log::init(args.solver.quiet);
-    let options = args.solver.options(args.epochs);
+    let options = args.solver.options(args.epochs, OBJECT_RATE);
     options.check()?;
     let device = backend::choose(args.solver.device)?;
     let before = Saved::read(&args.reconstruction)?;
@@ -156,6 +159,11 @@ fn pictures(change: &Change, solved: &Solved, folder: &Path) -> Result<()> {
     output::plain(folder, "change.png", &change.size, "Change by refinement", "")
 }
 
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}
+
 /// The report as Markdown.
 fn report_text(from: &str, was: &DataSpace, solved: &Solved, change: &Change) -> String {
     let (now, outcome) = (&solved.figures, &solved.outcome);
@@ -174,6 +182,8 @@ fn report_text(from: &str, was: &DataSpace, solved: &Solved, change: &Change) ->
     text += &row("R factor Σ|√I−√Î|/Σ√I", was.r_factor, now.r_factor);
     text += &row("Poisson deviance per pixel", was.deviance, now.deviance);
     text += &row("best factor on √Î", was.scale, now.scale);
+    text += &row("residual of shot noise alone", was.floor, now.floor);
+    text += &format!("\n{}.\n", capitalised(&output::verdict(solved).to_string()));
     text + &format!(
         "\nThe object changed by {:.1} % (relative L2 in the scanned area, without a factor and a \
          phase ramp). Patterns that are explained worst: {}.\n\n\

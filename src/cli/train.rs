@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use crate::config::{
     self, AmpActivation, Architecture, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder,
-    Grouping, Head, InputDomain, Loss, MergeWeights, Mode, Optimiser, OutputMode, Resume, RowModes,
-    Schedule,
+    GroupInput, Grouping, Head, InputDomain, Loss, MergeWeights, Mode, Optimiser, OutputMode,
+    Resume, RowModes, Schedule, TrainConfig,
 };
 use crate::data::{self, LoadOptions, Scan, check_network_side};
+use crate::reconstruct::modes;
 use crate::reconstruction::Saved;
 use crate::report::{self, Curve, OutputFolder, RunRecord, Series};
 use crate::train::synthetic::{Supply, Synthetic};
@@ -75,6 +76,9 @@ pub struct Args {
     /// The network [default: cnn]
     #[arg(long, ignore_case = true, help_heading = "Network")]
     pub architecture: Option<Architecture>,
+    /// Gridsize 2 and 3: what the network sees at once [default: together]
+    #[arg(long, ignore_case = true, help_heading = "Network")]
+    pub group_input: Option<GroupInput>,
     /// cnn: factor on the channels of every layer [default: 2]
     #[arg(long, value_name = "S", help_heading = "Network")]
     pub n_filters_scale: Option<usize>,
@@ -150,7 +154,8 @@ pub struct Args {
     /// Rule that turns a gradient into a step [default: adam]
     #[arg(long, visible_alias = "optimiser", ignore_case = true, help_heading = "Optimiser")]
     pub optimizer: Option<Optimiser>,
-    /// Learning rate before the schedule [default: 1e-3, less for steps of under 16 groups]
+    /// Learning rate before the schedule [default: 1e-3; ffno: 3e-3; srunet: 3e-4; less for
+    /// steps of under 16 groups]
     #[arg(long, value_parser = finite, value_name = "RATE", help_heading = "Optimiser")]
     pub learning_rate: Option<f64>,
     /// Decay of Adam's first moment [default: 0.9]
@@ -213,6 +218,9 @@ pub struct Args {
     /// Learning rate of the probe, in units of its rms amplitude [default: 2e-3]
     #[arg(long, value_parser = finite, value_name = "RATE", help_heading = "Optimiser")]
     pub probe_learning_rate: Option<f64>,
+    /// Incoherent modes of the learned probe; new ones start weak [default: those of the scan]
+    #[arg(long, value_name = "COUNT", help_heading = "Optimiser")]
+    pub probe_modes: Option<usize>,
 
     /// Folder for checkpoints, history, run.json and log
     #[arg(long, value_name = "FOLDER", help_heading = "Run")]
@@ -309,7 +317,11 @@ pub fn train(args: &Args) -> Result<Outcome> {
     let device = backend::choose(draft.run.device)?;
     let folder = &draft.run.output_dir;
     let _guard = OutputFolder::create(folder)?;
-    let material = material(&draft.data, draft.run.seed)?;
+    let mut material = material(&draft)?;
+    if let Some(count) = draft.optimiser.probe_modes {
+        let scans = material.train.iter_mut().chain(&mut material.test);
+        scans.for_each(|scan| scan.probe = modes::with_count(scan.probe.view(), count));
+    }
     let Material { train, test, .. } = &material;
     let facts = DatasetFacts {
         n: train[0].side(),
@@ -385,17 +397,22 @@ fn set_aside(folder: &Path) -> Result<()> {
 }
 
 /// Scans, or the simulation of some.
-fn material(data: &DataConfig, seed: u64) -> Result<Material> {
+fn material(config: &TrainConfig) -> Result<Material> {
+    let TrainConfig { data, loss, run, .. } = config;
     let (train, test) = load(data)?;
     let plain = Material { train, test, supply: None, made_labels: false, made_probe: false };
     if let Some(path) = &data.teacher {
         let train = vec![Teacher::new(path, &Saved::read(path)?).teach(&plain.train[0])?];
-        return Ok(Material { train, made_labels: true, made_probe: true, ..plain });
+        let made_labels = loss.mode.sees_labels();
+        if !made_labels {
+            log::info!("the probe and the positions of the teacher are used, not its patches");
+        }
+        return Ok(Material { train, made_labels, made_probe: true, ..plain });
     }
     let (Some(patterns), Some(like)) = (data.synthetic, &data.like) else { return Ok(plain) };
     let like = data::load(like, &options(data))?;
     check_network_side(like.side()).map_err(|e| Error::input(&like.source.path, e.to_string()))?;
-    let mut supply = Supply::new(Synthetic::new(like, patterns, seed));
+    let mut supply = Supply::new(Synthetic::new(like, patterns, run.seed));
     let train = supply.take(0)?;
     Ok(Material { train, supply: Some(supply), made_labels: true, ..plain })
 }
@@ -434,8 +451,10 @@ fn load(data: &DataConfig) -> Result<(Vec<Scan>, Option<Scan>)> {
 /// Says how it went: the curve as a picture, the log, one line of JSON where asked for.
 fn finish(outcome: &Outcome, folder: &Path, json: bool) -> Result<()> {
     loss_curve(folder)?;
-    if let Some(collapse) = &outcome.collapse {
-        log::warn!("{collapse}");
+    match (&outcome.verdict, &outcome.collapse) {
+        (Some(verdict), _) => verdict.say(),
+        (None, Some(collapse)) => log::warn!("{collapse}"),
+        (None, None) => {}
     }
     let figures = [("residual", outcome.residual), ("R factor", outcome.r_factor)];
     for (name, figure) in figures.iter().filter_map(|(n, f)| f.map(|f| (n, f))) {

@@ -34,6 +34,17 @@ impl fmt::Display for Architecture {
     }
 }
 
+impl Architecture {
+    /// Learning rate for steps of 16 groups or more, from runs (docs/networks.md).
+    pub fn learning_rate(self) -> f64 {
+        match self {
+            Architecture::Cnn | Architecture::Fno | Architecture::FnoVanilla => 1e-3,
+            Architecture::Ffno => 3e-3,
+            Architecture::Srunet => 3e-4,
+        }
+    }
+}
+
 /// Frequencies of the columns that a spectral layer keeps of both axes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -85,6 +96,19 @@ pub enum AmpActivation {
     Silu,
     /// Between 0 and 1.
     Sigmoid,
+}
+
+/// What the network sees at once of a group of several patterns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum GroupInput {
+    /// All of them, as channels.
+    #[default]
+    Together,
+    /// Each alone, by the same weights: the group meets in the physics, and no group is needed to
+    /// apply the network.
+    Apart,
 }
 
 /// Weight of a patch's pixels where the patches of a group overlap.

@@ -15,9 +15,9 @@ mod resolve;
 mod validate;
 
 pub use choices::{
-    AmpActivation, Architecture, Checkpoint, ClipAlgorithm, Device, FrameOrder, Grouping, Head,
-    InputDomain, Loss, MergeWeights, Mode, Optimiser, OutputMode, PatchWeighting, Resume, RowModes,
-    Schedule,
+    AmpActivation, Architecture, Checkpoint, ClipAlgorithm, Device, FrameOrder, GroupInput,
+    Grouping, Head, InputDomain, Loss, MergeWeights, Mode, Optimiser, OutputMode, PatchWeighting,
+    Resume, RowModes, Schedule,
 };
 pub use resolve::{DatasetFacts, Origin, Resolved, draft, resolve};
 
@@ -43,6 +43,8 @@ pub struct ModelConfig {
     pub architecture: Architecture,
     /// g: a group is g² neighbouring patterns, solved together. 1, 2 or 3.
     pub gridsize: usize,
+    /// What the network sees at once of a group (gridsize ≥ 2).
+    pub group_input: GroupInput,
     /// cnn: factor on the number of channels of every layer, ≥ 1.
     pub n_filters_scale: usize,
     /// cnn: how the centre and the border of a patch are put together.
@@ -77,6 +79,7 @@ impl Default for ModelConfig {
             n: 64,
             architecture: Architecture::Cnn,
             gridsize: 1,
+            group_input: GroupInput::Together,
             n_filters_scale: 2,
             head: Head::Joint,
             amp_activation: AmpActivation::Softplus,
@@ -100,9 +103,18 @@ impl ModelConfig {
         self.gridsize * self.gridsize
     }
 
+    /// The network without the group: what it is when it sees each pattern alone, as it does with
+    /// gridsize 1 and where the patterns of a group come apart.
+    pub fn alone(&self) -> ModelConfig {
+        if self.group_input == GroupInput::Together {
+            return self.clone();
+        }
+        ModelConfig { gridsize: 1, group_input: GroupInput::Together, ..self.clone() }
+    }
+
     /// One sentence for each field that a checkpoint's network `stored` has otherwise than the
     /// network `self` that is asked for; of another architecture that alone. Empty: the checkpoint
-    /// fits.
+    /// fits. Networks that see each pattern alone are the same for every gridsize.
     pub fn differences(&self, stored: &ModelConfig) -> Vec<String> {
         if self.architecture != stored.architecture {
             return vec![format!(
@@ -110,7 +122,8 @@ impl ModelConfig {
                 stored.architecture, self.architecture
             )];
         }
-        let (asked, stored) = (resolve::fields_of(self), resolve::fields_of(stored));
+        let (asked, stored) =
+            (resolve::fields_of(&self.alone()), resolve::fields_of(&stored.alone()));
         let differs = asked.iter().filter(|(name, value)| stored.get(*name) != Some(value));
         differs
             .map(|(name, value)| {
@@ -213,6 +226,8 @@ pub struct OptimiserConfig {
     pub probe_trainable: bool,
     /// Learning rate of the probe, in units of the probe's rms amplitude, > 0.
     pub probe_learning_rate: f64,
+    /// Incoherent modes of the learned probe; none = those that it starts with.
+    pub probe_modes: Option<usize>,
 }
 
 impl Default for OptimiserConfig {
@@ -238,6 +253,7 @@ impl Default for OptimiserConfig {
             accumulate_grad_batches: 1,
             probe_trainable: false,
             probe_learning_rate: 2e-3,
+            probe_modes: None,
         }
     }
 }

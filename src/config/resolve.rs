@@ -99,13 +99,14 @@ fn fit_neighbours(resolved: &mut Resolved) {
 /// Groups in a step from which on the default learning rate stays what it is.
 const FULL_STEP: f64 = 16.0;
 
-/// The default learning rate falls with the square root of the size of a step: small steps are
-/// noisy, and at the full rate the encoder of a large network dies in the first of them
-/// (docs/defaults.md).
+/// The default learning rate is that of the architecture, and falls with the square root of the size
+/// of a step: small steps are noisy, and at the full rate the encoder of a large network dies in the
+/// first of them (docs/defaults.md).
 fn fit_learning_rate(resolved: &mut Resolved) {
     if resolved.origins.get("learning_rate") == Some(&Origin::Default) {
         let optimiser = &mut resolved.config.optimiser;
         let groups = resolved.config.run.batch_size * optimiser.accumulate_grad_batches;
+        optimiser.learning_rate = resolved.config.model.architecture.learning_rate();
         optimiser.learning_rate *= (groups as f64 / FULL_STEP).min(1.0).sqrt();
     }
 }

@@ -7,6 +7,7 @@ use super::{
     Architecture, DataConfig, DatasetFacts, Loss, LossConfig, Mode, ModelConfig, OptimiserConfig,
     Origin, OutputMode, Resolved, RunConfig, Schedule, TrainConfig,
 };
+use crate::reconstruct::modes::MOST;
 use crate::{Error, Result};
 
 /// (field, what is wrong and what to do).
@@ -183,7 +184,7 @@ fn loss(problems: &mut Problems, loss: &LossConfig) {
 
 /// Options of several sections that contradict each other.
 fn together(problems: &mut Problems, config: &TrainConfig) {
-    let TrainConfig { loss, optimiser, data, run, .. } = config;
+    let TrainConfig { optimiser, data, run, .. } = config;
     let mut refuse = |field, text: &str| problems.push((field, text.into()));
     if data.synthetic.is_some() && optimiser.probe_trainable {
         refuse(
@@ -192,8 +193,14 @@ fn together(problems: &mut Problems, config: &TrainConfig) {
              leave it to the training on the scan",
         );
     }
-    if data.teacher.is_some() && !loss.mode.sees_labels() {
-        refuse("teacher", "gives true patches; add --mode supervised or --mode mixed");
+    if let Some(count) = optimiser.probe_modes {
+        if !optimiser.probe_trainable {
+            refuse("probe_modes", "adds modes that have to be learned; add --probe-trainable");
+        }
+        if !(1..=MOST).contains(&count) {
+            let text = format!("is {count}, but must be from 1 to {MOST}");
+            refuse("probe_modes", &text);
+        }
     }
     if run.init_from.is_some() && run.resume.is_some() {
         refuse("init_from", "starts a new training, --resume goes on with one; give one of them");

@@ -5,6 +5,7 @@ use num_complex::{Complex32, Complex64};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::verdict::shot_noise;
 use crate::data::scan::Position;
 use crate::simulate::Forward;
 use crate::{Error, Result};
@@ -46,6 +47,8 @@ pub struct DataSpace {
     pub deviance: f64,
     /// Σ√I√Î / ΣÎ: the factor on √Î that would fit best; 1 when the brightness is right.
     pub scale: f64,
+    /// What shot noise alone would leave of the residual, if the expected counts are right.
+    pub floor: f64,
     /// Patterns that were compared.
     pub frames: usize,
     #[serde(skip)]
@@ -75,6 +78,7 @@ struct Totals {
     expected_squared: f64,
     product: f64,
     deviance: f64,
+    noise: f64,
     pixels: f64,
 }
 
@@ -104,7 +108,8 @@ pub fn data_space(scene: &Explained) -> Result<DataSpace> {
     let per_frame = scene.indices.iter().zip(&frames).map(|(&i, t)| t.figures(i)).collect();
     let FrameFigures { residual, r_factor, deviance, .. } = all.figures(0);
     let scale = super::image::ratio(all.product, all.expected_squared);
-    Ok(DataSpace { residual, r_factor, deviance, scale, frames: frames.len(), per_frame })
+    let (frames, floor) = (frames.len(), all.noise / all.measured_squared);
+    Ok(DataSpace { residual, r_factor, deviance, scale, floor, frames, per_frame })
 }
 
 fn widen(z: Complex32) -> Complex64 {
@@ -166,6 +171,8 @@ impl Totals {
         let (n, mean) = ((kappa * measured).powi(2), (kappa * kappa * intensity).max(DARKEST));
         let surprise = if n > 0.0 { n * (n / mean).ln() } else { 0.0 };
         self.deviance += 2.0 * (surprise - n + mean);
+        // In counts, (κ√I − κ√Î)².
+        self.noise += shot_noise(mean) / (kappa * kappa);
         self.pixels += 1.0;
     }
 
@@ -178,6 +185,7 @@ impl Totals {
             expected_squared: self.expected_squared + other.expected_squared,
             product: self.product + other.product,
             deviance: self.deviance + other.deviance,
+            noise: self.noise + other.noise,
             pixels: self.pixels + other.pixels,
         }
     }

@@ -6,6 +6,7 @@ pub mod frc;
 pub mod gauge;
 pub mod image;
 pub mod truth;
+pub mod verdict;
 
 use std::fmt;
 
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 pub use data_space::{DataSpace, Explained, data_space};
 pub use truth::{Reconstruction, TruthReport, against_truth, is_guess};
+pub use verdict::{Evidence, Verdict};
 
 /// All figures of one reconstruction.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -34,6 +36,7 @@ impl fmt::Display for Report {
             row(f, "R factor  Σ|√I−√Î|/Σ√I", data.r_factor)?;
             row(f, "Poisson deviance per pixel", data.deviance)?;
             row(f, "best factor on √Î", data.scale)?;
+            row(f, "residual of shot noise alone", data.floor)?;
         }
         if let Some(truth) = &self.truth {
             truth.fmt(f)?;

@@ -15,6 +15,7 @@ pub mod srunet;
 
 use crate::config::{Architecture, ModelConfig};
 use crate::graph::{Graph, Value};
+use crate::ops::reshape::reshape;
 use crate::random::{Purpose, Stream};
 
 /// What a network makes of a batch.
@@ -30,6 +31,25 @@ pub struct Patch {
 /// groups of C patterns; `training` is the [1] buffer that tells batch normalisation which
 /// statistics to use.
 pub fn build(
+    g: &mut Graph,
+    config: &ModelConfig,
+    x: Value,
+    training: Value,
+    initial: &mut Vec<Initial>,
+) -> Patch {
+    let (alone, shape) = (config.alone(), g.dims::<4>(x));
+    let [b, c, n, _] = shape;
+    if alone.channels() == c {
+        return network(g, config, x, training, initial);
+    }
+    let x = reshape(g, x, &[b * c, 1, n, n]);
+    let patch = network(g, &alone, x, training, initial);
+    let [amplitude, phase] = [patch.amplitude, patch.phase].map(|v| reshape(g, v, &shape));
+    Patch { amplitude, phase }
+}
+
+/// The chosen network; `x` has as many channels as it sees patterns at once.
+fn network(
     g: &mut Graph,
     config: &ModelConfig,
     x: Value,

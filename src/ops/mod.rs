@@ -45,6 +45,7 @@ pub(crate) mod product;
 pub mod record;
 mod reduce;
 pub mod reflect_pad;
+pub mod reshape;
 pub mod residual;
 pub mod scale;
 pub mod sgd;
@@ -156,6 +157,7 @@ ops! {
     polar: Polar PolarBackward;
     record: Record;
     reflect_pad: ReflectPad ReflectPadBackward;
+    reshape: Reshape ReshapeBackward;
     residual: Residual ResidualBackward;
     scale: Scale ScaleBackward;
     sgd: Sgd;

@@ -7,6 +7,7 @@ use crate::Result;
 use crate::backend::Backend;
 use crate::data::scan::Scan;
 use crate::graph::Value;
+use crate::metrics::verdict::shot_noise;
 use crate::models::physics::{central_box, probe_intensity};
 use crate::models::plans::{Inputs, Labels};
 
@@ -195,6 +196,7 @@ pub struct Sums {
     intensity: f64,
     absolute_error: f64,
     root: f64,
+    noise: f64,
 }
 
 impl Sums {
@@ -209,6 +211,8 @@ impl Sums {
                 self.intensity += weight * a * a;
                 self.absolute_error += weight * error.abs();
                 self.root += weight * a;
+                let square = pool.members[scan].kappa.powi(2);
+                self.noise += weight * shot_noise(square * f64::from(i)) / square;
             }
         }
     }
@@ -216,6 +220,11 @@ impl Sums {
     /// e = Σ(√I − √Î)² / ΣI.
     pub fn residual(&self) -> f64 {
         self.squared_error / self.intensity
+    }
+
+    /// What shot noise alone would leave of the residual.
+    pub fn floor(&self) -> f64 {
+        self.noise / self.intensity
     }
 
     /// R = Σ|√I − √Î| / Σ√I.

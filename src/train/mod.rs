@@ -25,6 +25,7 @@ use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{Resolved, Resume, TrainConfig};
 use crate::data::scan::Scan;
 use crate::graph::{Group, Stage};
+use crate::metrics::{Evidence, Verdict};
 use crate::models::plans::{self, Training};
 use crate::report::history::History;
 use crate::report::{self, Progress as Bar};
@@ -51,6 +52,9 @@ pub struct Outcome {
     pub r_factor: Option<f64>,
     /// What the end of the run looks like if the reconstruction has collapsed.
     pub collapse: Option<String>,
+    /// How far the patches can be trusted; none where only true patches were learned from.
+    #[serde(flatten)]
+    pub verdict: Option<Verdict>,
     pub weights_sha256: String,
     pub patterns_per_second: f64,
 }
@@ -460,7 +464,7 @@ impl Trainer {
     }
 
     /// Data-space figures over the patterns of the first epoch's groups.
-    fn figures(&mut self) -> Result<Option<(f64, f64)>> {
+    fn figures(&mut self) -> Result<Option<batch::Sums>> {
         let Some(intensity) = self.step.intensity else { return Ok(None) };
         let groups = self.epoch_groups(Part::Training, 0)?;
         let mut sums = batch::Sums::default();
@@ -470,7 +474,7 @@ impl Trainer {
             sums.add(&trainer.pool, batch, &predicted, &measured);
             Ok(())
         })?;
-        Ok(Some((sums.residual(), sums.r_factor())))
+        Ok(Some(sums))
     }
 
     fn save(&mut self, better: bool) -> Result<()> {
@@ -523,6 +527,10 @@ impl Trainer {
     fn finish(&mut self, train_loss: f64, val_loss: Option<f64>, rate: f64) -> Result<Outcome> {
         let figures = self.figures()?;
         let collapse = collapse::describe(&self.structure);
+        let verdict = figures.map(|sums| {
+            let (residual, floor) = (sums.residual(), sums.floor());
+            Verdict::of(&Evidence { residual, floor, spread: None, collapse: collapse.as_deref() })
+        });
         let tensors = state::tensors(self.backend.as_mut())?;
         let weights = Checkpoint { tensors, metadata: serde_json::Value::Null };
         Ok(Outcome {
@@ -532,9 +540,10 @@ impl Trainer {
             val_loss,
             best_loss: self.progress.best_loss.unwrap_or(f64::NAN),
             best_epoch: self.progress.best_epoch,
-            residual: figures.map(|f| f.0),
-            r_factor: figures.map(|f| f.1),
+            residual: figures.map(|sums| sums.residual()),
+            r_factor: figures.map(|sums| sums.r_factor()),
             collapse,
+            verdict,
             weights_sha256: weights.weights_digest(""),
             patterns_per_second: rate,
         })

@@ -7,6 +7,7 @@ use ptycho_gpu::ops::activate::{Activation, activate};
 use ptycho_gpu::ops::cartesian::cartesian;
 use ptycho_gpu::ops::head_sum::head_sum;
 use ptycho_gpu::ops::instance_norm::instance_norm;
+use ptycho_gpu::ops::reshape::reshape;
 use ptycho_gpu::ops::residual::residual;
 use ptycho_gpu::ops::{
     batch_norm::batch_norm, channel_gate::channel_gate, channel_pool::channel_pool,
@@ -416,6 +417,26 @@ fn instance_norm_of_a_constant_image_is_its_offset() {
     let given: [(&str, &[f64]); 2] = [("x", &[0.5; 4]), ("seed", &[1.0, 2.0, 3.0, 4.0])];
     let [_, dgamma, dbeta] = gradients(build, &given, 1).try_into().unwrap();
     assert_eq!([dgamma, dbeta], [[0.0], [10.0]]);
+}
+
+#[test]
+fn reshape_keeps_the_numbers_in_their_order() {
+    for (from, to) in [([2, 3, 5, 7], [6, 1, 5, 7]), ([1, 70_001, 1, 1], [1, 1, 1, 70_001])] {
+        case(|g| {
+            let x = g.param("x", &from);
+            let y = reshape(g, x, &to);
+            let back = reshape(g, y, &from);
+            residual(g, back, x, None)
+        })
+        .linear()
+        .check(1e-6);
+    }
+    let build = |g: &mut Graph| {
+        let x = g.param("x", &[2, 2]);
+        reshape(g, x, &[4])
+    };
+    let given: [(&str, &[f64]); 2] = [("x", &[0.0; 4]), ("seed", &[1.0, 2.0, 3.0, 4.0])];
+    assert_eq!(gradients(build, &given, 1), [[1.0, 2.0, 3.0, 4.0]]);
 }
 
 #[test]

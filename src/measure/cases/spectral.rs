@@ -11,6 +11,7 @@ use crate::ops::mode_mix::mode_mix;
 use crate::ops::polar::polar;
 use crate::ops::product::padded;
 use crate::ops::reflect_pad::reflect_pad;
+use crate::ops::reshape::reshape;
 use crate::ops::residual::residual;
 use crate::ops::shuffle::gather_blocks;
 use crate::ops::transposed_filter::transposed_filter;
@@ -57,6 +58,14 @@ pub fn layers() -> Vec<Case> {
             let x = maps(g, s, "x");
             let [gamma, beta] = ["gamma", "beta"].map(|name| g.param(name, &[s.channels]));
             Some(instance_norm(g, x, gamma, beta))
+        }),
+        ("reshape", |g, s| {
+            let x = maps(g, s, "x");
+            let shape: [usize; 4] = g.dims(x);
+            let flat = reshape(g, x, &[shape.iter().product()]);
+            let back = reshape(g, flat, &shape);
+            // Two ways for the gradient, which add up.
+            Some(residual(g, back, x, None))
         }),
         ("residual", |g, s| {
             let ([x, update], gate) = (["x", "u"].map(|name| maps(g, s, name)), g.param("g", &[1]));
