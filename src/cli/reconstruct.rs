@@ -229,7 +229,7 @@ pub(super) fn record(
     record.set("gauge", solved.reconstruction.gauge);
     record.timing("solving_seconds", solved.outcome.seconds);
     record.result("outcome", &solved.outcome).result("data_space", &solved.figures);
-    record.result("verdict", &verdict(solved));
+    record.result("verdict", verdict(solved));
     if let Some(halves) = halves {
         record.result("half_data_frc", halves);
     }
