@@ -122,7 +122,7 @@ pub fn shot_noise(mean: f64) -> f64 {
         (0..=NODES).map(|i| few(MANY * (i as f64 / NODES as f64).powi(2))).collect()
     });
     if mean >= MANY {
-        return 0.25 + 3.0 / (32.0 * mean);
+        return 0.25 + 7.0 / (64.0 * mean);
     }
     let at = (mean.max(0.0) / MANY).sqrt() * NODES as f64;
     let below = (at as usize).min(NODES - 1);
