@@ -204,6 +204,7 @@ impl Sums {
     pub fn add(&mut self, pool: &Pool, batch: &Batch, predicted: &[f32], measured: &[f32]) {
         let n = pool.side * pool.side;
         for (scan, (i, a)) in batch.scans().zip(predicted.chunks(n).zip(measured.chunks(n))) {
+            let square = pool.members[scan].kappa.powi(2);
             for ((&i, &a), &weight) in i.iter().zip(a).zip(&pool.members[scan].mask) {
                 let (a, weight) = (f64::from(a), f64::from(weight));
                 let error = f64::from(i).sqrt() - a;
@@ -211,7 +212,6 @@ impl Sums {
                 self.intensity += weight * a * a;
                 self.absolute_error += weight * error.abs();
                 self.root += weight * a;
-                let square = pool.members[scan].kappa.powi(2);
                 self.noise += weight * shot_noise(square * f64::from(i)) / square;
             }
         }
