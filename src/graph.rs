@@ -47,6 +47,8 @@ pub enum Group {
     Probe,
     /// The object itself, where no network makes it.
     Object,
+    /// Its smooth parts.
+    Smooth,
     /// Shift of each pattern from where the scan says that it was taken.
     Positions,
     /// Brightness of each pattern.

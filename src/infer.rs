@@ -203,9 +203,8 @@ impl Network {
         }
         // Learned modes mix, and any mixture is the same beam: the orthogonal one has a meaning.
         let probe = modes::orthogonal(probe.view());
-        let shares = modes::powers(probe.view());
-        let shares: Vec<String> = shares.iter().map(|p| format!("{:.1} %", 100.0 * p)).collect();
-        log::info!("power of the learned probe modes: {}", shares.join(", "));
+        let shares = modes::in_percent(&modes::powers(probe.view()));
+        log::info!("power of the learned probe modes: {shares}");
         (probe, gauge)
     }
 }

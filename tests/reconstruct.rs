@@ -15,7 +15,7 @@ use ptycho_gpu::metrics::{self, TruthReport, against_truth};
 use ptycho_gpu::models::object::{BackgroundKind, Loss};
 use ptycho_gpu::random::{Purpose, Stream};
 use ptycho_gpu::reconstruct::halves::halves;
-use ptycho_gpu::reconstruct::{Options, Solved, Start, reconstruct};
+use ptycho_gpu::reconstruct::{Options, Rates, Solved, Start, StartObject, reconstruct};
 use ptycho_gpu::reconstruction::Saved;
 use tempfile::TempDir;
 
@@ -30,15 +30,18 @@ struct Simulated {
 
 /// A million photons in a pattern unless `more` says other.
 fn simulated(more: &[&str]) -> Simulated {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("scan.npz");
-    let recipe = ["--side=32", "--patterns=100", "--step=3", "--probe=gaussian", "--seed=4"];
-    let beam = ["--probe-diameter=9", "--defocus=12"];
+    let usual = ["--patterns=100", "--step=3", "--probe-diameter=9", "--defocus=12"];
     let photons =
         if more.iter().any(|m| m.starts_with("--photons")) { None } else { Some("--photons=1e6") };
+    simulated_as(&[usual.as_slice(), photons.as_slice(), more].concat())
+}
+
+fn simulated_as(recipe: &[&str]) -> Simulated {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scan.npz");
     let mut command = program();
-    command.arg("simulate").arg(&path).args(recipe).args(beam).args(photons).args(more);
-    command.assert().success();
+    command.arg("simulate").arg(&path).args(["--side=32", "--probe=gaussian", "--seed=4"]);
+    command.args(recipe).assert().success();
     let scan = load(&path, &LoadOptions::default()).unwrap();
     Simulated { _folder: folder, path, scan }
 }
@@ -99,6 +102,31 @@ fn both_losses_find_it() {
 }
 
 #[test]
+fn a_slow_error_of_the_start_needs_fewer_epochs_with_steps_for_smooth_parts() {
+    let beam = ["--probe-diameter=12", "--defocus=3", "--photons=1e5"];
+    let scan = &simulated_as(&[&["--patterns=400", "--step=2"], beam.as_slice()].concat()).scan;
+    let solved = solve(scan, &options(20)).reconstruction;
+    let (height, width) = solved.stitched.object.dim();
+    // A wave of phase over the canvas, as networks leave them.
+    let turn = |i: usize, points: usize| (6.28 * i as f32 / points as f32).sin();
+    let mut object = solved.stitched.object.clone();
+    for ((y, x), z) in object.indexed_iter_mut() {
+        *z *= Complex32::from_polar(1.0, 0.4 * turn(y, height) * turn(x, width));
+    }
+    let weights = solved.stitched.weights.clone();
+    let origin_yx = solved.canvas.origin_yx.map(|o| o as f64);
+    let start =
+        Start { object: Some(StartObject { object, weights, origin_yx }), ..Start::of(scan) };
+    let error = |smooth: f64| {
+        let rates = Rates { smooth, ..Rates::default() };
+        let options = Options { rates, ..options(2) };
+        truth(&reconstruct(scan, &start, &options, &CPU, None).unwrap(), scan).relative_l2
+    };
+    let (with, without) = (error(0.03), error(0.0));
+    assert!(with < 0.93 * without, "{with:.4}, and {without:.4} without");
+}
+
+#[test]
 fn threads_and_repetition_change_no_bit() {
     let scan = &usual().scan;
     let options = Options {
@@ -107,6 +135,7 @@ fn threads_and_repetition_change_no_bit() {
         frame_scale: true,
         background: BackgroundKind::Pixels,
         tv: 1e-3,
+        rates: Rates { smooth: 0.03, ..Rates::default() },
         amplitude_limit: Some(2.0),
         ..options(2)
     };
@@ -150,6 +179,7 @@ fn a_gpu_takes_the_same_steps() {
         frame_scale: true,
         background: BackgroundKind::Constant,
         tv: 1e-3,
+        rates: Rates { smooth: 0.03, ..Rates::default() },
         ..options(2)
     };
     let start = Start::of(&scan);
@@ -374,6 +404,7 @@ fn mistakes_are_named() {
         ("--modes=0", "--modes is 0"),
         ("--modes=99", "at most 10"),
         ("--object-rate=-1", "--object-rate is -1"),
+        ("--smooth-rate=-1", "--smooth-rate is -1"),
         ("--tolerance=1", "--tolerance is 1"),
         ("--n-images=0", "--n-images is 0"),
         ("--probe=disk:99", "diameter"),

@@ -129,7 +129,7 @@ impl Args {
             epochs,
             modes: self.refine_modes,
             refine_positions: self.refine_positions,
-            rates: Rates { object: refine::OBJECT_RATE, ..Rates::default() },
+            rates: Rates { smooth: refine::SMOOTH_RATE, ..Rates::default() },
             ..reconstruct::Options::default()
         })
     }
@@ -203,8 +203,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let result = network.reconstruct(&scan, &args.options())?;
     let seconds = computed.elapsed().as_secs_f64();
     let figures = metrics::data_space(&result.explained(&scan))?;
-    let (residual, floor) = (figures.residual, figures.floor);
-    let evidence = Evidence { residual, floor, spread: Some(result.spread()), collapse: None };
+    let evidence = Evidence { spread: Some(result.spread()), ..figures.evidence() };
     let verdict = Verdict::of(&evidence);
     let patterns = result.indices.len();
     let mut record = RunRecord::new("infer");

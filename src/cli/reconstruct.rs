@@ -11,10 +11,11 @@ use crate::backend::Chosen;
 use crate::config::Device;
 use crate::data::npz::NpzWriter;
 use crate::data::{self, LoadOptions, Scan};
-use crate::metrics::{DataSpace, Evidence, Verdict};
+use crate::metrics::Verdict;
 use crate::models::object::{BackgroundKind, Loss};
 use crate::reconstruct::guess::{self, ProbeChoice};
 use crate::reconstruct::halves::{Halves, THRESHOLD, halves};
+use crate::reconstruct::modes::in_percent;
 use crate::reconstruct::{Options, Rates, Solved, Start, maps, reconstruct};
 use crate::report::{self, Colormap, Curve, OutputFolder, Picture, Range, RunRecord, Series};
 use crate::{Error, Result, backend};
@@ -59,9 +60,13 @@ pub struct SolverArgs {
     /// Relative fall of the loss over these epochs that counts as progress
     #[arg(long, value_name = "FRACTION", default_value_t = Options::default().tolerance)]
     pub tolerance: f64,
-    /// Rate of the object, whose modulus is about 1 [default: 0.04, or 0.12 to refine]
+    /// Rate of the object, whose modulus is about 1
+    #[arg(long, value_name = "RATE", default_value_t = Rates::default().object)]
+    pub object_rate: f64,
+    /// Rate of the object's smooth parts, in log amplitude and in phase; 0: no steps of their own
+    /// [default: 0, or 0.03 to refine]
     #[arg(long, value_name = "RATE")]
-    pub object_rate: Option<f64>,
+    pub smooth_rate: Option<f64>,
     /// Weight of the object's total variation in the loss
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0)]
     pub tv: f64,
@@ -136,8 +141,8 @@ pub struct SolverArgs {
 }
 
 impl SolverArgs {
-    /// What the flags ask for, within `epochs`; `object_rate` where they do not say it.
-    pub fn options(&self, epochs: usize, object_rate: f64) -> Options {
+    /// What the flags ask for, within `epochs`; `smooth_rate` where they do not say it.
+    pub fn options(&self, epochs: usize, smooth_rate: f64) -> Options {
         Options {
             epochs,
             batch_size: self.batch_size,
@@ -152,7 +157,8 @@ impl SolverArgs {
             tv: self.tv,
             amplitude_limit: self.amplitude_limit,
             rates: Rates {
-                object: self.object_rate.unwrap_or(object_rate),
+                object: self.object_rate,
+                smooth: self.smooth_rate.unwrap_or(smooth_rate),
                 probe: self.probe_rate,
                 positions: self.position_rate,
                 frame_scale: self.frame_scale_rate,
@@ -170,7 +176,7 @@ impl SolverArgs {
 pub fn run(args: Args) -> Result<()> {
     report::log::init(args.solver.quiet);
     let started = Instant::now();
-    let options = args.solver.options(args.epochs, Rates::default().object);
+    let options = args.solver.options(args.epochs, Rates::default().smooth);
     options.check()?;
     if args.n_images == Some(0) {
         let text = "--n-images is 0, but must be at least 1; leave it out for all";
@@ -238,8 +244,7 @@ pub(super) fn record(
 
 /// Whether it can be trusted.
 pub(super) fn verdict(solved: &Solved) -> Verdict {
-    let DataSpace { residual, floor, .. } = solved.figures;
-    Verdict::of(&Evidence { residual, floor, ..Evidence::default() })
+    Verdict::of(&solved.figures.evidence())
 }
 
 /// The figures that end up in the last line.
@@ -273,7 +278,7 @@ pub(super) fn summary(solved: &Solved, halves: Option<&Halves>) -> Value {
 pub(super) fn say(solved: &Solved, halves: Option<&Halves>, folder: &Path) {
     let (figures, outcome) = (&solved.figures, &solved.outcome);
     if outcome.mode_powers.len() > 1 {
-        log::info!("power of the probe modes: {}", percent(&outcome.mode_powers));
+        log::info!("power of the probe modes: {}", in_percent(&outcome.mode_powers));
     }
     if let Some(m) = &outcome.moves {
         log::info!(
@@ -313,11 +318,6 @@ pub(super) fn say(solved: &Solved, halves: Option<&Halves>, folder: &Path) {
     verdict(solved).say();
 }
 
-fn percent(shares: &[f64]) -> String {
-    let all: Vec<String> = shares.iter().map(|share| format!("{:.1} %", 100.0 * share)).collect();
-    all.join(", ")
-}
-
 /// Arrays and pictures of a solved scan.
 pub(super) fn write(
     folder: &Path,
@@ -345,7 +345,7 @@ pub(super) fn write(
     super::infer::object_pictures(result, &result.lit(), folder)?;
     let map = maps::over_scan(&result.positions, &residuals, &result.canvas);
     plain(folder, "residual.png", &map, "Residual of each pattern", "")?;
-    let title = format!("Probe modes, {}", percent(&solved.outcome.mode_powers));
+    let title = format!("Probe modes, {}", in_percent(&solved.outcome.mode_powers));
     plain(folder, "probe.png", &maps::modes(&result.probe), &title, "")?;
     super::train::history_curve(folder, &[("loss", "loss")])?;
     halves.map_or(Ok(()), |halves| write_frc(folder, halves))

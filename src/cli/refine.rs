@@ -21,8 +21,9 @@ use crate::{Error, Result, backend};
 /// Epochs unless other are asked for: a start that is nearly right needs few.
 pub const EPOCHS: usize = 20;
 
-/// Rate of the object unless another is asked for: few epochs need larger steps (docs/quality.md).
-pub const OBJECT_RATE: f64 = 0.12;
+/// Rate of the smooth parts unless another is asked for: they are what a network gets wrong
+/// (docs/defaults.md).
+pub const SMOOTH_RATE: f64 = 0.03;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(allow_negative_numbers = true)]
@@ -48,7 +49,7 @@ pub struct Args {
 /// Refines, and leaves arrays, pictures, record and report in the output folder.
 pub fn run(args: Args) -> Result<()> {
     report::log::init(args.solver.quiet);
-    let options = args.solver.options(args.epochs, OBJECT_RATE);
+    let options = args.solver.options(args.epochs, SMOOTH_RATE);
     options.check()?;
     let device = backend::choose(args.solver.device)?;
     let before = Saved::read(&args.reconstruction)?;

@@ -4,14 +4,18 @@
 use std::path::Path;
 
 use super::{
-    Architecture, DataConfig, DatasetFacts, Loss, LossConfig, Mode, ModelConfig, OptimiserConfig,
-    Origin, OutputMode, Resolved, RunConfig, Schedule, TrainConfig,
+    Architecture, DataConfig, DatasetFacts, Grouping, Loss, LossConfig, Mode, ModelConfig,
+    OptimiserConfig, Origin, OutputMode, Resolved, RunConfig, Schedule, TrainConfig,
 };
 use crate::reconstruct::modes::MOST;
 use crate::{Error, Result};
 
 /// (field, what is wrong and what to do).
 type Problems = Vec<(&'static str, String)>;
+
+/// What is said of an option that would do nothing with single patterns.
+const OF_GROUPS: &str =
+    "is about groups of patterns, but --gridsize is 1; leave it out, or add --gridsize 2";
 
 pub(super) fn check(
     resolved: &Resolved,
@@ -105,6 +109,16 @@ fn model(problems: &mut Problems, model: &ModelConfig) {
         );
         problems.push(("fourier_modes", text));
     }
+    if model.gridsize == 1 {
+        let usual = ModelConfig::default();
+        let changed = [
+            ("group_input", model.group_input != usual.group_input),
+            ("merge_weights", model.merge_weights != usual.merge_weights),
+        ];
+        for (field, _) in changed.into_iter().filter(|(_, changed)| *changed) {
+            problems.push((field, OF_GROUPS.into()));
+        }
+    }
     foreign(problems, model);
 }
 
@@ -184,8 +198,11 @@ fn loss(problems: &mut Problems, loss: &LossConfig) {
 
 /// Options of several sections that contradict each other.
 fn together(problems: &mut Problems, config: &TrainConfig) {
-    let TrainConfig { optimiser, data, run, .. } = config;
+    let TrainConfig { model, optimiser, data, run, .. } = config;
     let mut refuse = |field, text: &str| problems.push((field, text.into()));
+    if model.gridsize == 1 && data.grouping != Grouping::default() {
+        refuse("grouping", OF_GROUPS);
+    }
     if data.synthetic.is_some() && optimiser.probe_trainable {
         refuse(
             "probe_trainable",

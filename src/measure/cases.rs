@@ -8,6 +8,7 @@ use crate::ops::adam::{Constants, adam};
 use crate::ops::clip::{Rule, clip};
 use crate::ops::merge::{MergeRule, merge};
 use crate::ops::misfit::{Measured, Normalise, Upstream};
+use crate::ops::modulate::{grids, modulate, modulate_backward};
 use crate::ops::{
     absolute_error::absolute_error, absolute_error::absolute_phase_error, accumulate::accumulate,
     amplitude::amplitude, background::background, batch_norm::batch_norm,
@@ -131,6 +132,7 @@ fn numbers(v: Value, name: &str, len: usize) -> Vec<f32> {
                 "offsets" => (10.0 * u - 5.0) as f32,
                 "mask" => f32::from(u > 0.1),
                 "canvas" => 0.0,
+                "grid" => 0.2 * (u - 0.5) as f32,
                 // Few different numbers, so that maxima are shared.
                 "ties" => (4.0 * u).floor() as f32,
                 // The last one is no patch.
@@ -501,6 +503,17 @@ fn update() -> Vec<Case> {
         ("limit_modulus", |g, s| {
             let (z, limit) = (g.param("z", &[s.weights, 2]), g.input("control", &[1]));
             limit_modulus(g, z, limit);
+            None
+        }),
+        ("modulate", |g, s| {
+            // No whole number of nodes.
+            let (height, width, spacing) = (4 * s.side + 3, 4 * s.side, (s.side / 8).max(3));
+            let canvas = g.param("z", &[height, width, 2]);
+            let gradient = g.grad_buffer(canvas);
+            g.set_grad(canvas, gradient);
+            let grids = grids(height, width, spacing).map(|shape| g.param("grid", &shape));
+            modulate(g, canvas, grids, spacing);
+            modulate_backward(g, canvas, grids, spacing);
             None
         }),
         ("sgd", |g, s| {

@@ -5,7 +5,7 @@ use num_complex::{Complex32, Complex64};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::verdict::shot_noise;
+use super::verdict::{Evidence, shot_noise};
 use crate::data::scan::Position;
 use crate::simulate::Forward;
 use crate::{Error, Result};
@@ -63,6 +63,13 @@ pub struct FrameFigures {
     pub residual: f64,
     pub r_factor: f64,
     pub deviance: f64,
+}
+
+impl DataSpace {
+    /// What the data say to a verdict.
+    pub fn evidence(&self) -> Evidence<'static> {
+        Evidence { residual: self.residual, floor: self.floor, ..Evidence::default() }
+    }
 }
 
 /// Expected photons are at least this in the deviance: a photon where none can be is a finite

@@ -5,7 +5,9 @@
 //! Î = g_b Σ_p |F(P_p · cut(O, corner_b + shift_b))|² + r²
 //!
 //! with the probe modes P, and where they are asked for a gain g and a shift for each pattern and a
-//! background r². Canvas and probe are in the engine's gauge: an object of modulus 1 explains the
+//! background r². A pixel learns from what lies beside it by many small steps alone, so that whatever
+//! is wider than a probe converges slowly: smooth factors of the object have grids of their own
+//! ([`modulate`](crate::ops::modulate)). Canvas and probe are in the engine's gauge: an object of modulus 1 explains the
 //! mean energy of a pattern, and the probe carries the checkerboard of [`physics`](super::physics).
 
 use super::physics::diffract;
@@ -18,6 +20,7 @@ use crate::ops::cut::cut;
 use crate::ops::gather::gather;
 use crate::ops::limit_modulus::limit_modulus;
 use crate::ops::misfit::{Measured, Normalise, Upstream};
+use crate::ops::modulate::{grids, modulate, modulate_backward};
 use crate::ops::poisson::poisson;
 use crate::ops::record::record;
 use crate::ops::scale::scale;
@@ -95,6 +98,8 @@ pub struct Design {
     pub tv: f64,
     /// Keep the modulus of the object below a limit.
     pub amplitude_limit: bool,
+    /// Move the smooth parts of the object on grids of their own.
+    pub smooth: bool,
 }
 
 /// Sizes of the data.
@@ -113,6 +118,13 @@ pub struct Sizes {
     pub canvas: [usize; 2],
     /// Mean photons of a valid pixel, which the loss is divided by.
     pub typical: f64,
+}
+
+impl Sizes {
+    /// Pixels between the nodes of the finer grid of the smooth parts: an 8th of a pattern.
+    fn spacing(&self) -> usize {
+        (self.side / 8).max(2)
+    }
 }
 
 /// The plan of one step, and what the host writes and reads.
@@ -170,8 +182,12 @@ pub fn solver(design: &Design, sizes: &Sizes) -> Solver {
     let buffers = buffers(&mut g, design, sizes);
     let loss = loss(&mut g, design, sizes, &buffers);
     g.differentiate(loss, buffers.seed);
+    let smooth = design.smooth.then(|| smooth(&mut g, sizes, buffers.canvas));
     let losses = record(&mut g, "losses", loss, buffers.slot, RING);
     let rates = update(&mut g);
+    if let Some(grids) = smooth {
+        modulate(&mut g, buffers.canvas, grids, sizes.spacing());
+    }
     let limit = design.amplitude_limit.then(|| {
         let limit = g.input("limit of the modulus", &[1]);
         limit_modulus(&mut g, buffers.canvas, limit);
@@ -241,6 +257,16 @@ fn loss(g: &mut Graph, design: &Design, sizes: &Sizes, buffers: &Buffers) -> Val
     weighted_sum(g, terms)
 }
 
+/// The grids of the object's smooth parts, with their gradients.
+fn smooth(g: &mut Graph, sizes: &Sizes, canvas: Value) -> [Value; 2] {
+    let [height, width] = sizes.canvas;
+    let [fine, coarse] = grids(height, width, sizes.spacing());
+    let grids = [("smooth part", fine), ("smoother part", coarse)]
+        .map(|(name, shape)| g.param_of(Group::Smooth, name, &shape));
+    modulate_backward(g, canvas, grids, sizes.spacing());
+    grids
+}
+
 /// Appends a step of Adam for each group.
 fn update(g: &mut Graph) -> Vec<(Group, Value)> {
     g.enter(Stage::Update);
@@ -252,6 +278,7 @@ fn update(g: &mut Graph) -> Vec<(Group, Value)> {
     }
     let mut groups: Vec<Group> = params.iter().map(|&p| g.group(p)).collect();
     groups.sort();
+    groups.dedup();
     let rule = Constants {
         beta1: BETAS[0],
         beta2: BETAS[1],

@@ -38,6 +38,7 @@ pub mod mean_deviation;
 pub mod merge;
 pub mod misfit;
 pub mod mode_mix;
+pub mod modulate;
 pub mod multiply_add;
 pub mod poisson;
 pub mod polar;
@@ -152,6 +153,7 @@ ops! {
     mean_deviation: MeanDeviation MeanDeviationBackward;
     merge: Merge MergeBackward;
     mode_mix: ModeMix ModeMixBackward;
+    modulate: Modulate ModulateBackward;
     multiply_add: MultiplyAdd;
     poisson: Poisson;
     polar: Polar PolarBackward;

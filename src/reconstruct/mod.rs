@@ -85,6 +85,9 @@ pub struct Options {
 pub struct Rates {
     /// Of the object, whose modulus is about 1.
     pub object: f64,
+    /// Of the object's smooth parts, in log amplitude and in phase; it falls with the square of half a
+    /// cosine. 0: they have no steps of their own.
+    pub smooth: f64,
     /// Of the probe, in units of its rms amplitude.
     pub probe: f64,
     /// Of the positions.
@@ -97,7 +100,14 @@ pub struct Rates {
 
 impl Default for Rates {
     fn default() -> Rates {
-        Rates { object: 4e-2, probe: 4e-2, positions: 1e-1, frame_scale: 5e-3, background: 1e-3 }
+        Rates {
+            object: 4e-2,
+            smooth: 0.0,
+            probe: 4e-2,
+            positions: 1e-1,
+            frame_scale: 5e-3,
+            background: 1e-3,
+        }
     }
 }
 
@@ -275,8 +285,10 @@ impl Options {
                 return refuse(format!("{flag} is {value}, but must be a number above 0"));
             }
         }
-        if !(self.tv.is_finite() && self.tv >= 0.0) {
-            return refuse(format!("--tv is {}, but must be at least 0", self.tv));
+        for (flag, value) in [("--smooth-rate", self.rates.smooth), ("--tv", self.tv)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return refuse(format!("{flag} is {value}, but must be at least 0"));
+            }
         }
         if !(0.0..1.0).contains(&self.tolerance) {
             return refuse(format!(

@@ -59,6 +59,12 @@ pub fn powers(probe: ArrayView3<Complex32>) -> Vec<f64> {
     all.iter().map(|p| if total > 0.0 { p / total } else { 0.0 }).collect()
 }
 
+/// `shares` for a reader: "81.3 %, 18.7 %".
+pub fn in_percent(shares: &[f64]) -> String {
+    let all: Vec<String> = shares.iter().map(|share| format!("{:.1} %", 100.0 * share)).collect();
+    all.join(", ")
+}
+
 /// The same intensity in orthogonal modes, the strongest first: what the modes of a partially
 /// coherent beam mean (Wolf 1982). A unitary mixture of modes is the same beam.
 pub fn orthogonal(probe: ArrayView3<Complex32>) -> Array3<Complex32> {

@@ -223,6 +223,8 @@ impl Job<'_> {
         for &(group, control) in &self.step.rates {
             let rate = match group {
                 Group::Object => rates.object,
+                // They settle first: noise in a smooth part is noise in many pixels.
+                Group::Smooth => rates.smooth * self.rate(within) / self.state.damping,
                 Group::Probe => rates.probe * (self.power / pixels).sqrt(),
                 Group::Positions if settled => rates.positions,
                 Group::Positions => 0.0,

@@ -165,6 +165,7 @@ impl<'a> Job<'a> {
         if let (Some(v), Some(limit)) = (step.limit, self.options.amplitude_limit) {
             backend.write(v, &[(limit / self.gauge) as f32])?;
         }
+        // The grids of the smooth parts need no start: their gradient sets them to 0.
         for role in [Role::Moment1, Role::Moment2] {
             for (v, slot) in step.plan.of_role(role) {
                 backend.write(v, &vec![0.0; slot.len()])?;
@@ -247,6 +248,7 @@ fn plan(
         background: options.background,
         tv: options.tv,
         amplitude_limit: options.amplitude_limit.is_some(),
+        smooth: options.rates.smooth > 0.0,
     };
     let (frames, modes) = (start.indices.len(), options.modes.unwrap_or(start.probe.dim().0));
     let mut sizes = Sizes {

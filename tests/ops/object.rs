@@ -6,7 +6,7 @@ use ptycho_gpu::ops::misfit::{Measured, Normalise, Upstream};
 use ptycho_gpu::ops::{
     amplitude::amplitude, background::background, complex_variation::complex_variation, cut::cut,
     gather::gather, illuminate::illuminate, intensity::intensity, limit_modulus::limit_modulus,
-    polar::polar, scale::scale,
+    modulate::grids, modulate::modulate, modulate::modulate_backward, polar::polar, scale::scale,
 };
 use ptycho_gpu::plan::Plan;
 
@@ -194,6 +194,112 @@ fn limit_modulus_shortens_what_is_too_long_and_keeps_the_phase() {
     let got = cpu.get(z);
     let want = [0.6, 0.0, 0.6, -0.8, 0.0, 0.0];
     assert!(got.iter().zip(want).all(|(g, w)| (g - w).abs() < 1e-12), "{got:?}");
+}
+
+/// A canvas whose last row and column lie between nodes, and the pixels from one node to the next.
+const CANVAS: [usize; 2] = [13, 24];
+const SPACING: usize = 3;
+
+/// A canvas of noise, and what `modulate` makes of it with grids of these values.
+fn modulated(fine: impl Fn(usize) -> f64, coarse: impl Fn(usize) -> f64) -> [Vec<f64>; 2] {
+    let mut g = Graph::default();
+    let canvas = g.param("canvas", &[CANVAS[0], CANVAS[1], 2]);
+    let nodes = grids(CANVAS[0], CANVAS[1], SPACING).map(|shape| g.input("grid", &shape));
+    modulate(&mut g, canvas, nodes, SPACING);
+    let lengths = nodes.map(|v| g.len(v));
+    let before: Vec<f64> = (0..g.len(canvas)).map(|i| (1.7 * i as f64).sin()).collect();
+    let mut cpu = Cpu::<f64>::new(Plan::new(g));
+    cpu.set(canvas, &before);
+    cpu.set(nodes[0], &(0..lengths[0]).map(fine).collect::<Vec<_>>());
+    cpu.set(nodes[1], &(0..lengths[1]).map(coarse).collect::<Vec<_>>());
+    cpu.run(Stage::Forward).unwrap();
+    [before, cpu.get(canvas).to_vec()]
+}
+
+#[test]
+fn modulate_turns_phases_and_keeps_the_modulus_where_the_grids_are_imaginary() {
+    // Odd numbers are the imaginary parts: 0.2 on the finer grid and 0.1 on the coarser one.
+    let odd = |value: f64| move |i: usize| if i % 2 == 1 { value } else { 0.0 };
+    let [before, after] = modulated(odd(0.2), odd(0.1));
+    let (sine, cosine) = (2.0 * 0.15f64.atan()).sin_cos();
+    for (z, w) in before.chunks(2).zip(after.chunks(2)) {
+        assert!((w[0] - (z[0] * cosine - z[1] * sine)).abs() < 1e-12);
+        assert!((w[1] - (z[0] * sine + z[1] * cosine)).abs() < 1e-12);
+    }
+}
+
+#[test]
+fn modulate_is_the_exponential_to_second_order() {
+    let even = |value: f64| move |i: usize| if i % 2 == 0 { value } else { 0.0 };
+    let [before, after] = modulated(even(0.01), even(-0.03));
+    let factor = (-0.02f64).exp();
+    assert!(before.iter().zip(&after).all(|(z, w)| (w - factor * z).abs() <= 1e-5 * z.abs()));
+}
+
+/// The length of all steps in a part of the canvas, which reaches over its border: something that
+/// knows each pixel from its neighbours.
+fn roughness(g: &mut Graph, canvas: Value) -> Value {
+    let (corner, shift) = (g.input("corner", &[1, 2]), g.input("shift", &[1, 2]));
+    let patches = cut(g, canvas, corner, shift, 14);
+    complex_variation(g, patches)
+}
+
+#[test]
+fn gradients_of_the_smooth_parts_are_slopes_of_the_loss() {
+    let write = |cpu: &mut Cpu<f64>| {
+        for (name, values) in [("corner", vec![7.0, 2.0]), ("shift", vec![0.3, -0.4])] {
+            let v = cpu.plan().find(name).unwrap();
+            cpu.set(v, &values);
+        }
+        let v = cpu.plan().find("canvas").unwrap();
+        let len = cpu.plan().slots[v.0].len();
+        cpu.set(v, &(0..len).map(|i| (2.3 * i as f64).cos()).collect::<Vec<_>>());
+    };
+    let loss = |grid: usize, at: usize, step: f64| {
+        let mut g = Graph::default();
+        let canvas = g.param("canvas", &[CANVAS[0], CANVAS[1], 2]);
+        let nodes = grids(CANVAS[0], CANVAS[1], SPACING).map(|shape| g.input("grid", &shape));
+        let lengths = nodes.map(|v| g.len(v));
+        modulate(&mut g, canvas, nodes, SPACING);
+        let total = roughness(&mut g, canvas);
+        g.keep(total);
+        let mut cpu = Cpu::<f64>::new(Plan::new(g));
+        write(&mut cpu);
+        for (k, v) in nodes.into_iter().enumerate() {
+            let mut values = vec![0.0; lengths[k]];
+            if k == grid {
+                values[at] = step;
+            }
+            cpu.set(v, &values);
+        }
+        cpu.run(Stage::Forward).unwrap();
+        cpu.get(total)[0]
+    };
+    let mut g = Graph::default();
+    let canvas = g.param("canvas", &[CANVAS[0], CANVAS[1], 2]);
+    let nodes = grids(CANVAS[0], CANVAS[1], SPACING).map(|shape| g.param("grid", &shape));
+    let lengths = nodes.map(|v| g.len(v));
+    let total = roughness(&mut g, canvas);
+    let seed = g.input("seed", &[1]);
+    g.differentiate(total, seed);
+    modulate_backward(&mut g, canvas, nodes, SPACING);
+    let slopes = nodes.map(|v| g.grad_of(v).unwrap());
+    let mut cpu = Cpu::<f64>::new(Plan::new(g));
+    write(&mut cpu);
+    cpu.set(seed, &[1.0]);
+    for (v, len) in nodes.into_iter().zip(lengths) {
+        cpu.set(v, &vec![9.0; len]);
+    }
+    cpu.run_stages(Stage::Forward..=Stage::Backward).unwrap();
+    for (grid, (&v, len)) in slopes.iter().zip(lengths).enumerate() {
+        assert!(cpu.get(nodes[grid]).iter().all(|&x| x == 0.0), "the grids are set back to 0");
+        for at in 0..len {
+            let step = 1e-5;
+            let slope = (loss(grid, at, step) - loss(grid, at, -step)) / (2.0 * step);
+            let got = cpu.get(v)[at];
+            assert!((got - slope).abs() < 1e-5 * (1.0 + slope.abs()), "{grid} {at}: {got} {slope}");
+        }
+    }
 }
 
 fn losses(g: &mut Graph, shape: [usize; 4], scans: usize) -> (Value, Measured) {
