@@ -3,10 +3,10 @@
 //   O(p) ← O(p) (1 + u/2) / (1 − u/2),   u bilinear between nodes every s pixels
 //   u_node = c + (bilinear between the nodes of C, every 4th of c)
 //
-//   ∂L/∂c_n = Σ_p h(p − s n) conj(∂L/∂O(p)) O(p), the imaginary part with the other sign
-//   ∂L/∂C_n = Σ_m h(m − 4 n) ∂L/∂c_m
+//   ∂L/∂c_n = Σ_p h_s(p − s n) conj(∂L/∂O(p)) O(p), the imaginary part with the other sign
+//   ∂L/∂C_n = Σ_m h_4(m − 4 n) ∂L/∂c_m
 //
-// at c = C = 0, to which both are set; h is the hat function of the bilinear rule.
+// at c = C = 0, to which both are set; h_s is the hat function of width s of the bilinear rule.
 //
 // O  canvas  float2  [H, W]
 // c  fine    float2  [h, w]

@@ -183,8 +183,9 @@ impl Graph {
         self.steps.push(Step { op, stage: self.stage });
     }
 
-    /// Appends an op that ends the graph: it writes the gradient of what it reads itself, so nothing
-    /// has to come back to it, and what it writes needs no gradient.
+    /// Appends an op that writes a gradient itself: one that ends the graph, or that adds a parameter
+    /// to it after [`Graph::differentiate`]. Nothing has to come back to it, and what it writes needs no
+    /// gradient.
     pub fn push_last(&mut self, op: impl Into<Op>) {
         self.steps.push(Step { op: op.into(), stage: self.stage });
     }
@@ -276,14 +277,10 @@ impl Graph {
     }
 
     /// The first contribution to the gradient of `v` is in `gradient`, a [`Graph::grad_buffer`] that
-    /// an op of the forward stage writes. Panics when there is one already.
+    /// an op of [`Graph::push_last`] writes. Panics when there is one already.
     pub fn set_grad(&mut self, v: Value, gradient: Value) {
         let before = self.grads.insert(v, gradient);
-        assert!(
-            before.is_none(),
-            "{} has one misfit, as the last thing that reads it",
-            self.name(v)
-        );
+        assert!(before.is_none(), "{} has a gradient already", self.name(v));
     }
 
     /// Where to put a contribution to the gradient of `v`; `None` if nobody needs it.

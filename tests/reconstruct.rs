@@ -102,13 +102,13 @@ fn both_losses_find_it() {
 }
 
 #[test]
-fn a_slow_error_of_the_start_needs_fewer_epochs_with_steps_for_smooth_parts() {
+fn a_slow_error_of_the_start_is_smaller_after_as_many_epochs_with_smooth_steps() {
     let beam = ["--probe-diameter=12", "--defocus=3", "--photons=1e5"];
     let scan = &simulated_as(&[&["--patterns=400", "--step=2"], beam.as_slice()].concat()).scan;
     let solved = solve(scan, &options(20)).reconstruction;
     let (height, width) = solved.stitched.object.dim();
     // A wave of phase over the canvas, as networks leave them.
-    let turn = |i: usize, points: usize| (6.28 * i as f32 / points as f32).sin();
+    let turn = |i: usize, points: usize| (std::f32::consts::TAU * i as f32 / points as f32).sin();
     let mut object = solved.stitched.object.clone();
     for ((y, x), z) in object.indexed_iter_mut() {
         *z *= Complex32::from_polar(1.0, 0.4 * turn(y, height) * turn(x, width));
@@ -368,6 +368,15 @@ fn refine_improves_what_it_starts_from_and_says_so() {
     for picture in ["phase", "compare_phase", "compare_amplitude", "change", "residual", "probe"] {
         assert!(better.join(picture).with_extension("png").exists(), "{picture}");
     }
+    // The smooth parts have steps of their own, unless they are switched off.
+    let without = place.path().join("without");
+    let more = ["--epochs=1", "--smooth-rate=0", &folder(&without)];
+    run("refine", &[&first, scan], &more).success();
+    for (result, rate) in [(&first, 0.0), (&better, 0.03), (&without, 0.0)] {
+        let record = std::fs::read(result.join("run.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        assert_eq!(record["options"]["rates"]["smooth"], rate, "{}", result.display());
+    }
     // Over the start itself nothing is written.
     run("refine", &[&first, scan], &[&folder(&first)]).failure().stderr(contains("another folder"));
 }
@@ -405,6 +414,7 @@ fn mistakes_are_named() {
         ("--modes=99", "at most 10"),
         ("--object-rate=-1", "--object-rate is -1"),
         ("--smooth-rate=-1", "--smooth-rate is -1"),
+        ("--smooth-rate=0.5", "--smooth-rate is 0.5"),
         ("--tolerance=1", "--tolerance is 1"),
         ("--n-images=0", "--n-images is 0"),
         ("--probe=disk:99", "diameter"),

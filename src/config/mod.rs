@@ -109,7 +109,12 @@ impl ModelConfig {
         if self.group_input == GroupInput::Together {
             return self.clone();
         }
-        ModelConfig { gridsize: 1, group_input: GroupInput::Together, ..self.clone() }
+        ModelConfig {
+            gridsize: 1,
+            group_input: GroupInput::Together,
+            merge_weights: MergeWeights::default(),
+            ..self.clone()
+        }
     }
 
     /// One sentence for each field that a checkpoint's network `stored` has otherwise than the

@@ -2,7 +2,7 @@
 
 mod spectral;
 
-use crate::graph::{Graph, Group, Role, Value};
+use crate::graph::{Graph, Group, Role, Stage, Value};
 use crate::ops::activate::{Activation, activate};
 use crate::ops::adam::{Constants, adam};
 use crate::ops::clip::{Rule, clip};
@@ -513,6 +513,7 @@ fn update() -> Vec<Case> {
             g.set_grad(canvas, gradient);
             let grids = grids(height, width, spacing).map(|shape| g.param("grid", &shape));
             modulate(g, canvas, grids, spacing);
+            g.enter(Stage::Backward);
             modulate_backward(g, canvas, grids, spacing);
             None
         }),

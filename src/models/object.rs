@@ -5,10 +5,12 @@
 //! Î = g_b Σ_p |F(P_p · cut(O, corner_b + shift_b))|² + r²
 //!
 //! with the probe modes P, and where they are asked for a gain g and a shift for each pattern and a
-//! background r². A pixel learns from what lies beside it by many small steps alone, so that whatever
-//! is wider than a probe converges slowly: smooth factors of the object have grids of their own
-//! ([`modulate`](crate::ops::modulate)). Canvas and probe are in the engine's gauge: an object of modulus 1 explains the
+//! background r². Canvas and probe are in the engine's gauge: an object of modulus 1 explains the
 //! mean energy of a pattern, and the probe carries the checkerboard of [`physics`](super::physics).
+//!
+//! A pixel hears of its surroundings through overlapping patterns alone, so that errors wider than a
+//! probe take many epochs to go. Smooth factors of the object can therefore have steps of their own
+//! ([`modulate`](crate::ops::modulate)).
 
 use super::physics::diffract;
 use crate::graph::{Graph, Group, Role, Stage, Value};

@@ -3,14 +3,14 @@
 //!
 //! O(p) ← O(p) (1 + u(p)/2) / (1 − u(p)/2), u bilinear between nodes every s pixels,
 //!
-//! which is O eᵘ to second order in u, and turns phases exactly: |O| stays where u is imaginary. The
-//! real part of u is a change of log amplitude, the imaginary part one of phase. The values at the
+//! which is O eᵘ to second order in u, and keeps |O| exactly where u is imaginary. The real part of u
+//! is a change of log amplitude, the imaginary part one of phase. The values at the
 //! nodes come from two grids, u_node = c + (bilinear between the nodes of C, every 4th of c). Both
 //! are parameters that are 0 whenever a gradient is taken, so that they cost nothing in the forward
 //! pass (the idea is that of multigrid, Brandt 1977):
 //!
-//! ∂L/∂c_n = Σ_p h(p − s n) conj(∂L/∂O(p)) O(p), its imaginary part with the other sign,
-//! h(x, y) = (1 − |x|/s)⁺ (1 − |y|/s)⁺, and ∂L/∂C likewise from ∂L/∂c.
+//! ∂L/∂c_n = Σ_p h_s(p − s n) conj(∂L/∂O(p)) O(p), its imaginary part with the other sign,
+//! ∂L/∂C_n = Σ_m h_4(m − 4 n) ∂L/∂c_m, with h_s(x, y) = (1 − |x|/s)⁺ (1 − |y|/s)⁺.
 //!
 //! Kernel twin: `kernels/modulate.cu`.
 

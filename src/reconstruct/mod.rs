@@ -43,6 +43,10 @@ use crate::models::object::{BackgroundKind, Loss};
 use crate::reconstruction::{Reconstruction, Saved};
 use crate::{Error, Result};
 
+/// Rates of the smooth parts are below this: two grids that agree may then change a pixel by a factor
+/// of 2 in one step.
+const SMOOTH_LIMIT: f64 = 0.4;
+
 /// How an object is solved for. Lengths are object pixels, rates are per step of Adam.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Options {
@@ -80,13 +84,12 @@ pub struct Options {
     pub device_memory_limit: Option<usize>,
 }
 
-/// Rates at the start; they fall to 0 along half a cosine.
+/// Rates at the start; they fall to 0 along half a cosine, that of the smooth parts along its square.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rates {
     /// Of the object, whose modulus is about 1.
     pub object: f64,
-    /// Of the object's smooth parts, in log amplitude and in phase; it falls with the square of half a
-    /// cosine. 0: they have no steps of their own.
+    /// Of the object's smooth parts, in log amplitude and in phase; 0: they have no steps of their own.
     pub smooth: f64,
     /// Of the probe, in units of its rms amplitude.
     pub probe: f64,
@@ -289,6 +292,13 @@ impl Options {
             if !(value.is_finite() && value >= 0.0) {
                 return refuse(format!("{flag} is {value}, but must be at least 0"));
             }
+        }
+        // The factor of a step has a pole at twice the change that a node may make (ops::modulate).
+        if self.rates.smooth >= SMOOTH_LIMIT {
+            let rate = self.rates.smooth;
+            return refuse(format!(
+                "--smooth-rate is {rate}, but must be below {SMOOTH_LIMIT}; 0.03 is usual"
+            ));
         }
         if !(0.0..1.0).contains(&self.tolerance) {
             return refuse(format!(
