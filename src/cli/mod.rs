@@ -14,6 +14,7 @@ pub mod plan;
 pub mod reconstruct;
 pub mod refine;
 pub mod selftest;
+pub mod shell;
 pub mod simulate;
 pub mod train;
 
@@ -51,6 +52,10 @@ pub enum Command {
     Selftest(selftest::Args),
     /// Measure how fast every op and whole steps are on this machine
     Bench(bench::Args),
+    /// Print a script that completes commands and flags in a shell
+    Completions(shell::Completions),
+    /// Print the manual page, or write those of all commands
+    Man(shell::Man),
 }
 
 impl Cli {
@@ -73,6 +78,8 @@ impl Cli {
             Command::Demo(args) => demo::run(args),
             Command::Selftest(args) => selftest::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Completions(args) => shell::completions(args),
+            Command::Man(args) => shell::man(args),
         }
     }
 }

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::config::{
     self, AmpActivation, Architecture, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder,
-    GroupInput, Grouping, Head, InputDomain, Loss, MergeWeights, Mode, Optimiser, OutputMode,
-    Resume, RowModes, Schedule, TrainConfig,
+    GroupInput, Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, Optimiser,
+    OutputMode, Resume, RowModes, Schedule, TrainConfig,
 };
 use crate::data::{self, LoadOptions, Scan, check_network_side};
 use crate::reconstruct::modes;
@@ -251,6 +251,9 @@ pub struct Args {
     /// Start with the weights of a checkpoint or run folder, as a new training
     #[arg(long, value_name = "PATH", help_heading = "Run")]
     pub init_from: Option<PathBuf>,
+    /// What hears of each epoch; several separated by commas [default: csv]
+    #[arg(long, value_enum, value_delimiter = ',', help_heading = "Run")]
+    pub logger: Option<Vec<Logger>>,
     /// Fail when the reconstruction has collapsed [default: false]
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
           value_name = "BOOL", help_heading = "Run")]

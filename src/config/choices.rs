@@ -246,6 +246,20 @@ pub enum Checkpoint {
     Last,
 }
 
+/// Where the rows of history.csv go too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Logger {
+    /// history.csv, which is always written: a resumed training reads it.
+    #[default]
+    Csv,
+    /// history.jsonl: an object for each epoch.
+    Jsonl,
+    /// events.out.tfevents.*: scalars by epoch, for TensorBoard.
+    Tensorboard,
+}
+
 /// Where the arithmetic is done: `auto`, `cpu`, `cuda` or `cuda:1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

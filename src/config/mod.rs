@@ -16,8 +16,8 @@ mod validate;
 
 pub use choices::{
     AmpActivation, Architecture, Checkpoint, ClipAlgorithm, Device, FrameOrder, GroupInput,
-    Grouping, Head, InputDomain, Loss, MergeWeights, Mode, Optimiser, OutputMode, PatchWeighting,
-    Resume, RowModes, Schedule,
+    Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, Optimiser, OutputMode,
+    PatchWeighting, Resume, RowModes, Schedule,
 };
 pub use resolve::{DatasetFacts, Origin, Resolved, draft, resolve};
 
@@ -334,6 +334,8 @@ pub struct RunConfig {
     pub resume: Option<Resume>,
     /// Checkpoint or run folder whose weights a new training starts with.
     pub init_from: Option<PathBuf>,
+    /// What hears of each epoch.
+    pub logger: Vec<Logger>,
     /// A collapsed reconstruction makes the program fail.
     pub strict: bool,
     /// End with one line of JSON on stdout.
@@ -354,6 +356,7 @@ impl Default for RunConfig {
             early_stop_patience: None,
             resume: None,
             init_from: None,
+            logger: vec![Logger::Csv],
             strict: false,
             json: false,
             quiet: false,

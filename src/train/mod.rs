@@ -28,6 +28,7 @@ use crate::graph::{Group, Stage};
 use crate::metrics::{Evidence, Verdict};
 use crate::models::plans::{self, Training};
 use crate::report::history::History;
+use crate::report::loggers::Loggers;
 use crate::report::{self, Progress as Bar};
 use crate::{Error, Result};
 use batch::{Batch, Share, Streamed};
@@ -228,6 +229,7 @@ impl Trainer {
 
     /// Goes through the remaining epochs. `history` is the path of history.csv.
     pub fn run(&mut self, history: &Path) -> Result<Outcome> {
+        let (path, run) = (history, history.parent().unwrap_or(Path::new("")).to_path_buf());
         let epochs = self.config.run.max_epochs;
         let (mut train_loss, mut val_loss) = (f64::NAN, None);
         let mut history = match &self.resumed_from {
@@ -254,6 +256,8 @@ impl Trainer {
                 resumed
             }
         };
+        let mut loggers =
+            Loggers::open(&run, &self.config.run.logger, &report::history::read(path)?)?;
         let (mut patterns, mut seconds) = (0usize, 0.0);
         let first = self.epoch_groups(Part::Training, self.progress.epoch)?;
         let mut bar =
@@ -267,6 +271,7 @@ impl Trainer {
             (patterns, seconds) = (patterns + row.patterns, seconds + took);
             // The row first: killed in between, the epoch is done again and its row replaced.
             history.append(&row.columns(took))?;
+            loggers.append(&row.columns(took))?;
             self.save(better)?;
             bar.end_epoch(&row.summary());
         }

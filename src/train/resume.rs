@@ -11,7 +11,7 @@ use super::state::LearnedScan;
 use crate::{Error, Result};
 
 /// Options that may differ without changing a single step, or that are checked by other means.
-const FREE: [&str; 14] = [
+const FREE: [&str; 15] = [
     "train_data_file",
     "test_data_file",
     "like",
@@ -23,6 +23,7 @@ const FREE: [&str; 14] = [
     "device_memory_limit",
     "early_stop_patience",
     "resume",
+    "logger",
     "strict",
     "json",
     "quiet",
