@@ -59,7 +59,10 @@ fn report(path: &Path, survey: &Survey) -> Value {
         .members
         .iter()
         .map(|member| {
-            (member.name.clone(), json!({ "dtype": member.dtype, "shape": member.shape }))
+            (
+                member.name.clone(),
+                json!({ "dtype": member.dtype, "shape": member.shape, "at": member.at }),
+            )
         })
         .collect();
     let problems: Vec<Value> = survey
@@ -111,10 +114,11 @@ fn describe(path: &Path, survey: &Survey) -> String {
     let width = survey.members.iter().map(|member| member.name.len()).max().unwrap_or(0);
     for member in &survey.members {
         lines.push(format!(
-            "  {:width$}  {:5}  {}",
+            "  {:width$}  {:5}  {}{}",
             member.name,
             member.dtype,
-            shape(&member.shape)
+            shape(&member.shape),
+            member.at.as_ref().map(|at| format!("  {at}")).unwrap_or_default()
         ));
     }
     if survey.scan.is_some() {

@@ -10,11 +10,12 @@ use ndarray::{Array2, Array3, ArrayD, Ix2};
 use num_complex::Complex32;
 use sha2::{Digest, Sha256};
 
+use super::archive::{Archive, Member};
 use super::check::{Problem, Severity};
+use super::formats;
 use super::geometry::{self, Overlap};
 use super::layout::{self, Frames};
-use super::npz::{Member, Npz};
-use super::scan::{Dose, DoseOrigin, Position, Scan, Source};
+use super::scan::{self, Dose, DoseOrigin, Position, Scan};
 use super::units::{self, Hints, InputDomain};
 use super::values::{self, negative, non_finite};
 use crate::{Error, Result};
@@ -84,11 +85,11 @@ pub fn survey(path: &Path, options: &LoadOptions) -> Result<Survey> {
     {
         return Err(Error::Config(format!("--nphotons is {photons}, expected a number above 0")));
     }
-    let npz = Npz::open(path)?;
-    let source = Source { path: path.into(), sha256: sha256(path)? };
-    let members = npz.members().to_vec();
-    let mut reader = Reader { npz, problems: vec![], notes: vec![], units: None, overlap: None };
-    let scan = reader.scan(options, source);
+    let archive = formats::open(path)?;
+    let origin = scan::Source { path: path.into(), sha256: sha256(path)? };
+    let (members, notes) = (archive.members().to_vec(), archive.notes().to_vec());
+    let mut reader = Reader { archive, problems: vec![], notes, units: None, overlap: None };
+    let scan = reader.scan(options, origin);
     let Reader { problems, notes, units, overlap, .. } = reader;
     let usable = problems.iter().all(|problem| problem.severity() == Severity::Warning);
     Ok(Survey { members, problems, notes, units, overlap, scan: scan.filter(|_| usable) })
@@ -108,7 +109,7 @@ fn sha256(path: &Path) -> Result<String> {
 
 /// A reading in progress. Its methods return `None` after they recorded a problem.
 struct Reader {
-    npz: Npz,
+    archive: Box<dyn Archive>,
     problems: Vec<Problem>,
     notes: Vec<String>,
     units: Option<String>,
@@ -116,9 +117,9 @@ struct Reader {
 }
 
 impl Reader {
-    fn scan(&mut self, options: &LoadOptions, source: Source) -> Option<Scan> {
+    fn scan(&mut self, options: &LoadOptions, source: scan::Source) -> Option<Scan> {
         let key = self.pattern_key(options.without_probe);
-        let probe = match self.npz.find("probeGuess") {
+        let probe = match self.archive.find("probeGuess") {
             None if options.without_probe => self.no_probe(key?),
             _ => self.probe(),
         };
@@ -146,6 +147,12 @@ impl Reader {
         Some(Scan { amplitude, dose, probe, positions, nominal, mask, object, labels, source })
     }
 
+    /// What the file calls `key`, for messages.
+    fn shown(&self, key: &str) -> String {
+        let at = self.archive.find(key).and_then(|member| member.at.clone());
+        at.unwrap_or_else(|| key.to_owned())
+    }
+
     /// Records the error and returns `None`.
     fn fail<T>(&mut self, problem: Problem) -> Option<T> {
         self.problems.push(problem);
@@ -153,21 +160,25 @@ impl Reader {
     }
 
     /// Unwraps what the archive read; an unreadable member becomes a problem.
-    fn read<T>(&mut self, key: &str, read: impl FnOnce(&mut Npz) -> Result<T>) -> Option<T> {
-        match read(&mut self.npz) {
+    fn read<T>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&mut dyn Archive) -> Result<T>,
+    ) -> Option<T> {
+        match read(self.archive.as_mut()) {
             Ok(value) => Some(value),
             Err(Error::Input { problem, .. }) => {
-                self.fail(Problem::Unreadable { key: key.to_owned(), reason: problem })
+                self.fail(Problem::Unreadable { key: self.shown(key), reason: problem })
             }
             Err(other) => {
-                self.fail(Problem::Unreadable { key: key.to_owned(), reason: other.to_string() })
+                self.fail(Problem::Unreadable { key: self.shown(key), reason: other.to_string() })
             }
         }
     }
 
     /// The key of the patterns, after a check that nothing required is missing.
     fn pattern_key(&mut self, without_probe: bool) -> Option<&'static str> {
-        let found: Vec<String> = self.npz.members().iter().map(|m| m.name.clone()).collect();
+        let found: Vec<String> = self.archive.members().iter().map(|m| m.name.clone()).collect();
         let has = |key: &str| found.iter().any(|name| name == key);
         let key = ["diffraction", "diff3d"].into_iter().find(|key| has(key));
         let mut missing: Vec<String> = ["probeGuess", "xcoords", "ycoords"]
@@ -183,8 +194,8 @@ impl Reader {
             self.problems.push(Problem::MissingKeys { missing, found: found.clone(), alias });
         }
         if has("diffraction") && has("diff3d") {
-            let first = self.read("diffraction", |npz| npz.f32("diffraction"))?;
-            let second = self.read("diff3d", |npz| npz.f32("diff3d"))?;
+            let first = self.read("diffraction", |archive| archive.f32("diffraction"))?;
+            let second = self.read("diff3d", |archive| archive.f32("diff3d"))?;
             if first != second {
                 return self.fail(Problem::TwoDiffractions);
             }
@@ -194,13 +205,13 @@ impl Reader {
     }
 
     fn complex(&mut self, key: &str) -> Option<ArrayD<Complex32>> {
-        let array = self.read(key, |npz| npz.c64(key))?;
+        let array = self.read(key, |archive| archive.c64(key))?;
         self.note_rounding(key);
         Some(array)
     }
 
     fn note_rounding(&mut self, key: &str) {
-        if let Some(member) = self.npz.find(key).filter(|member| member.is_double()) {
+        if let Some(member) = self.archive.find(key).filter(|member| member.is_double()) {
             let to = if member.is_complex() { "complex64" } else { "float32" };
             self.notes.push(format!("`{key}` is rounded from {} to {to}", member.dtype));
         }
@@ -209,12 +220,12 @@ impl Reader {
     /// [P, N, N] from (N,N), (N,N,1) or (P,N,N).
     fn probe(&mut self) -> Option<Array3<Complex32>> {
         let key = "probeGuess";
-        self.npz.find(key)?;
+        self.archive.find(key)?;
         let array = self.complex(key)?;
         let shape = array.shape().to_vec();
         let Some(probe) = layout::probe_modes(array) else {
             let expected = "(N,N), (N,N,1) or (P,N,N)".to_owned();
-            return self.fail(Problem::WrongShape { key: key.to_owned(), shape, expected });
+            return self.fail(Problem::WrongShape { key: self.shown(key), shape, expected });
         };
         if let Some(problem) =
             non_finite(key, probe.indexed_iter().map(|((p, y, x), v)| ([p, y, x], v.re + v.im)))
@@ -232,7 +243,7 @@ impl Reader {
 
     /// A probe without modes, of the side that two axes of the patterns share.
     fn no_probe(&mut self, patterns: &str) -> Option<Array3<Complex32>> {
-        let shape: Vec<usize> = self.npz.find(patterns)?.shape.clone();
+        let shape: Vec<usize> = self.archive.find(patterns)?.shape.clone();
         let shape: Vec<usize> = shape.into_iter().filter(|&side| side != 1).collect();
         let side = match *shape.as_slice() {
             [_, b, c] if b == c => c,
@@ -258,17 +269,17 @@ impl Reader {
 
     /// A list of numbers; axes of length 1 around it do no harm.
     fn coordinates(&mut self, key: &str) -> Option<Vec<f64>> {
-        let shape = self.npz.find(key)?.shape.clone();
+        let shape = self.archive.find(key)?.shape.clone();
         if shape.iter().filter(|&&side| side != 1).count() > 1 {
-            let (key, expected) = (key.to_owned(), "(M,)".to_owned());
+            let (key, expected) = (self.shown(key), "(M,)".to_owned());
             return self.fail(Problem::WrongShape { key, shape, expected });
         }
-        let values = self.read(key, |npz| npz.f64(key))?;
+        let values = self.read(key, |archive| archive.f64(key))?;
         let bad: Vec<usize> =
             values.iter().enumerate().filter(|(_, v)| !v.is_finite()).map(|(i, _)| i).collect();
         match bad.first() {
             Some(&first) => self.fail(Problem::NonFinite {
-                key: key.to_owned(),
+                key: self.shown(key),
                 count: bad.len(),
                 first: vec![first],
             }),
@@ -284,12 +295,12 @@ impl Reader {
         coordinates: usize,
         order: FrameOrder,
     ) -> Option<(Array3<f32>, Frames)> {
-        let shape = self.npz.find(key)?.shape.clone();
-        let frames = match layout::frames(key, &shape, side, coordinates, order) {
+        let shape = self.archive.find(key)?.shape.clone();
+        let frames = match layout::frames(&self.shown(key), &shape, side, coordinates, order) {
             Ok(frames) => frames,
             Err(problem) => return self.fail(problem),
         };
-        let values = self.read(key, |npz| npz.f32(key))?;
+        let values = self.read(key, |archive| archive.f32(key))?;
         self.note_rounding(key);
         let values = layout::three_axes(values)?;
         let frames = match frames {
@@ -309,13 +320,13 @@ impl Reader {
     /// `None` after an error; `Some(None)` for a file without mask.
     fn mask(&mut self, side: usize) -> Option<Option<Array2<f32>>> {
         let key = "mask";
-        let Some(member) = self.npz.find(key) else { return Some(None) };
+        let Some(member) = self.archive.find(key) else { return Some(None) };
         let shape = member.shape.clone();
         if shape != [side, side] {
             let expected = format!("({side}, {side}), as the patterns");
-            return self.fail(Problem::WrongShape { key: key.to_owned(), shape, expected });
+            return self.fail(Problem::WrongShape { key: self.shown(key), shape, expected });
         }
-        let mask = self.read(key, |npz| npz.f32(key))?.into_dimensionality::<Ix2>().ok()?;
+        let mask = self.read(key, |archive| archive.f32(key))?.into_dimensionality::<Ix2>().ok()?;
         let indexed = || mask.indexed_iter().map(|((y, x), &v)| ([y, x], v));
         if let Some(problem) = non_finite(key, indexed()).or_else(|| negative(key, indexed())) {
             return self.fail(problem);
@@ -328,8 +339,8 @@ impl Reader {
 
     /// `None` after an error.
     fn check_values(&mut self, key: &str, values: &Array3<f32>) -> Option<()> {
-        let limit = self.npz.find(key).and_then(Member::unsigned_limit);
-        let problems = values::check(key, values, limit);
+        let limit = self.archive.find(key).and_then(Member::unsigned_limit);
+        let problems = values::check(&self.shown(key), values, limit);
         let usable = problems.iter().all(|problem| problem.severity() == Severity::Warning);
         self.problems.extend(problems);
         usable.then_some(())
@@ -346,8 +357,9 @@ impl Reader {
         let domain = metadata.get("measurement_domain").and_then(|v| v.as_str());
         let hints = Hints {
             domain: options.input_domain,
-            integer: self.npz.find(key).is_some_and(Member::is_integer),
+            integer: self.archive.find(key).is_some_and(Member::is_integer),
             metadata_counts: domain == Some("count_intensity"),
+            format_counts: self.archive.intensities(),
             flag_photons: options.nphotons,
             metadata_photons: photons.filter(|photons| photons.is_finite() && *photons > 0.0),
         };
@@ -363,17 +375,17 @@ impl Reader {
         if unsaid && largest >= LARGE_AMPLITUDE {
             self.problems.push(Problem::SuspiciousUnits { largest });
         }
-        self.notes.push(format!("`{key}` holds {}", resolved.reason));
+        self.notes.push(format!("`{}` holds {}", self.shown(key), resolved.reason));
         self.units = Some(resolved.reason);
         (amplitude, dose)
     }
 
     /// The metadata, or null; a pickled string is read, any other pickle is passed over.
     fn metadata(&mut self) -> serde_json::Value {
-        if self.npz.find("_metadata").is_none() {
+        if self.archive.find("_metadata").is_none() {
             return serde_json::Value::Null;
         }
-        let reason = match self.npz.text("_metadata") {
+        let reason = match self.archive.text("_metadata") {
             Ok(Some(text)) => match serde_json::from_str(&text) {
                 Ok(value) => return value,
                 Err(error) => format!("it is no JSON: {error}"),
@@ -387,12 +399,12 @@ impl Reader {
     }
 
     fn ignore<T>(&mut self, key: &str, shape: Vec<usize>, expected: &str) -> Option<T> {
-        self.fail(Problem::Ignored { key: key.to_owned(), shape, expected: expected.to_owned() })
+        self.fail(Problem::Ignored { key: self.shown(key), shape, expected: expected.to_owned() })
     }
 
     fn object(&mut self) -> Option<Array2<Complex32>> {
         let key = "objectGuess";
-        let shape = self.npz.find(key)?.shape.clone();
+        let shape = self.archive.find(key)?.shape.clone();
         let sides: Vec<usize> = shape.iter().copied().filter(|&side| side != 1).collect();
         let &[height, width] = sides.as_slice() else { return self.ignore(key, shape, "(H,W)") };
         let object = self.complex(key)?.into_shape_with_order((height, width)).ok()?;
@@ -405,7 +417,7 @@ impl Reader {
 
     fn nominal(&mut self, patterns: usize) -> Option<Vec<Position>> {
         let (x, y) = ("xcoords_start", "ycoords_start");
-        self.npz.find(x).and(self.npz.find(y))?;
+        self.archive.find(x).and(self.archive.find(y))?;
         let nominal = self.positions(x, y)?;
         if nominal.len() != patterns {
             return self.ignore(x, vec![nominal.len()], &format!("({patterns},)"));
@@ -415,8 +427,8 @@ impl Reader {
 
     /// [M, N, N] from `Y` or `label`, in the same order of axes as the patterns.
     fn labels(&mut self, dim: (usize, usize, usize), frames: Frames) -> Option<Array3<Complex32>> {
-        let key = ["Y", "label"].into_iter().find(|key| self.npz.find(key).is_some())?;
-        let shape = self.npz.find(key)?.shape.clone();
+        let key = ["Y", "label"].into_iter().find(|key| self.archive.find(key).is_some())?;
+        let shape = self.archive.find(key)?.shape.clone();
         let array = self.complex(key)?;
         let labels = layout::three_axes(array).map(|a| layout::frames_first(a, frames));
         match labels.filter(|labels| labels.dim() == dim) {

@@ -1,8 +1,11 @@
 //! What comes in: files, their validation, and the groups of neighbouring patterns.
 
+pub mod archive;
 pub mod check;
+pub mod formats;
 pub mod geometry;
 pub mod grouping;
+pub mod hdf5;
 pub mod layout;
 pub mod load;
 pub mod npz;
@@ -11,6 +14,7 @@ pub mod scan;
 pub mod units;
 pub mod values;
 
+pub use archive::{Archive, Member};
 pub use check::{Problem, Severity, check_network_side};
 pub use grouping::{Groups, default_neighbor_count};
 pub use load::{FrameOrder, LoadOptions, Survey, load, survey};

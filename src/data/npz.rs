@@ -13,6 +13,7 @@ use num_complex::Complex32;
 use zip::ZipArchive;
 use zip::result::ZipError;
 
+use super::archive::{Archive, Kind, Member, convert_chunk, decoder, fixed};
 use crate::{Error, Result};
 use header::Header;
 
@@ -33,57 +34,15 @@ pub struct Npz {
     path: PathBuf,
     archive: ZipArchive<BufReader<File>>,
     members: Vec<Member>,
+    places: Vec<Place>,
 }
 
-/// One array of an archive, known by its header alone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// The key: the member's file name without `.npy`.
-    pub name: String,
-    /// As NumPy writes it (`<f4`), or why the header cannot be read.
-    pub dtype: String,
-    pub shape: Vec<usize>,
-    kind: Kind,
-    /// Bytes per element.
-    size: usize,
-    big_endian: bool,
-    fortran: bool,
+/// Where the values of a member are.
+#[derive(Clone, Copy, Debug)]
+struct Place {
     /// Index in the zip directory.
     entry: usize,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Bool,
-    Int,
-    Uint,
-    Float,
-    Complex,
-    Unicode,
-    Bytes,
-    Object,
-    Unreadable,
-}
-
-impl Member {
-    /// Whether the elements are integers (booleans are not).
-    pub fn is_integer(&self) -> bool {
-        matches!(self.kind, Kind::Int | Kind::Uint)
-    }
-
-    pub fn is_complex(&self) -> bool {
-        self.kind == Kind::Complex
-    }
-
-    /// Whether the elements need more than the 4 bytes of f32 (8 of a complex pair of them).
-    pub fn is_double(&self) -> bool {
-        matches!((self.kind, self.size), (Kind::Float, 8) | (Kind::Complex, 16))
-    }
-
-    /// Largest value of an unsigned type: what detectors write into pixels that they do not trust.
-    pub fn unsigned_limit(&self) -> Option<f64> {
-        (self.kind == Kind::Uint).then(|| 2f64.powi(8 * self.size as i32) - 1.0)
-    }
+    fortran: bool,
 }
 
 impl Npz {
@@ -94,7 +53,7 @@ impl Npz {
         let file = File::open(path).map_err(Error::io("open", path))?;
         let mut archive =
             ZipArchive::new(BufReader::new(file)).map_err(|error| not_an_archive(path, &error))?;
-        let mut members = Vec::new();
+        let (mut members, mut places) = (Vec::new(), Vec::new());
         for entry in 0..archive.len() {
             let mut reader = match archive.by_index(entry) {
                 Ok(reader) => reader,
@@ -103,9 +62,11 @@ impl Npz {
             let Some(name) = reader.name().strip_suffix(".npy").map(str::to_owned) else {
                 continue;
             };
-            members.push(describe(name, entry, header::read(&mut reader)));
+            let (member, fortran) = describe(name, header::read(&mut reader));
+            members.push(member);
+            places.push(Place { entry, fortran });
         }
-        Ok(Npz { path: path.into(), archive, members })
+        Ok(Npz { path: path.into(), archive, members, places })
     }
 
     pub fn path(&self) -> &Path {
@@ -119,6 +80,11 @@ impl Npz {
 
     pub fn find(&self, name: &str) -> Option<&Member> {
         self.members.iter().find(|member| member.name == name)
+    }
+
+    fn place(&self, member: &Member) -> Place {
+        let at = self.members.iter().position(|other| other.name == member.name);
+        self.places[at.expect("a member of this archive")]
     }
 
     /// Real values as f32; the imaginary part of complex values is refused.
@@ -203,10 +169,11 @@ impl Npz {
             }
             Ok(())
         })?;
-        let shape = IxDyn(&member.shape).set_f(member.fortran);
+        let fortran = self.place(member).fortran;
+        let shape = IxDyn(&member.shape).set_f(fortran);
         let array = ArrayD::from_shape_vec(shape, values)
             .map_err(|error| self.damaged(member, &error.to_string()))?;
-        Ok(if member.fortran { array.as_standard_layout().into_owned() } else { array })
+        Ok(if fortran { array.as_standard_layout().into_owned() } else { array })
     }
 
     /// Runs `read` on the data of `member`, after its header, and checks that nothing is left and
@@ -216,8 +183,9 @@ impl Npz {
         member: &Member,
         read: impl FnOnce(&mut dyn Read) -> std::io::Result<()>,
     ) -> Result<()> {
+        let entry = self.place(member).entry;
         let outcome = (|| {
-            let mut reader = self.archive.by_index(member.entry).map_err(std::io::Error::from)?;
+            let mut reader = self.archive.by_index(entry).map_err(std::io::Error::from)?;
             header::read(&mut reader)?;
             read(&mut reader)?;
             match reader.read(&mut [0])? {
@@ -240,7 +208,30 @@ impl Npz {
     }
 }
 
-fn describe(name: String, entry: usize, header: std::io::Result<Header>) -> Member {
+impl Archive for Npz {
+    fn members(&self) -> &[Member] {
+        self.members()
+    }
+
+    fn f32(&mut self, key: &str) -> Result<ArrayD<f32>> {
+        self.f32(key)
+    }
+
+    fn f64(&mut self, key: &str) -> Result<ArrayD<f64>> {
+        self.f64(key)
+    }
+
+    fn c64(&mut self, key: &str) -> Result<ArrayD<Complex32>> {
+        self.c64(key)
+    }
+
+    fn text(&mut self, key: &str) -> Result<Option<String>> {
+        self.text(key)
+    }
+}
+
+/// A member, and whether its first axis runs fastest.
+fn describe(name: String, header: std::io::Result<Header>) -> (Member, bool) {
     let (header, unreadable) = match header {
         Ok(header) => (header, None),
         Err(error) => (Header { descr: String::new(), fortran: false, shape: vec![] }, Some(error)),
@@ -249,7 +240,7 @@ fn describe(name: String, entry: usize, header: std::io::Result<Header>) -> Memb
     // One axis or none: both orders are the same.
     let fortran = header.fortran && header.shape.len() > 1;
     let dtype = unreadable.map_or(header.descr, |error| format!("unreadable ({error})"));
-    Member { name, dtype, shape: header.shape, kind, size, big_endian, fortran, entry }
+    (Member { name, at: None, dtype, shape: header.shape, kind, size, big_endian }, fortran)
 }
 
 /// Kind, bytes and byte order of a type such as `<f4`; `None` for records and exotic types.
@@ -271,52 +262,6 @@ fn element(descr: &str) -> Option<(Kind, usize, bool)> {
     // A character of a unicode string takes four bytes.
     let size = if kind == Kind::Unicode { units.checked_mul(4)? } else { units };
     Some((kind, size, order == ">"))
-}
-
-/// From the little-endian bytes of one real scalar, or of one part of a complex one.
-type Decode = fn(&[u8]) -> f64;
-
-/// `None` for what is no number: text, objects, records, and the 16-byte floats of some machines.
-fn decoder(kind: Kind, size: usize) -> Option<Decode> {
-    Some(match (kind, size) {
-        (Kind::Bool, 1) => |b| f64::from(u8::from(b[0] != 0)),
-        (Kind::Uint, 1) => |b| f64::from(b[0]),
-        (Kind::Uint, 2) => |b| f64::from(u16::from_le_bytes(fixed(b))),
-        (Kind::Uint, 4) => |b| f64::from(u32::from_le_bytes(fixed(b))),
-        (Kind::Uint, 8) => |b| u64::from_le_bytes(fixed(b)) as f64,
-        (Kind::Int, 1) => |b| f64::from(i8::from_le_bytes(fixed(b))),
-        (Kind::Int, 2) => |b| f64::from(i16::from_le_bytes(fixed(b))),
-        (Kind::Int, 4) => |b| f64::from(i32::from_le_bytes(fixed(b))),
-        (Kind::Int, 8) => |b| i64::from_le_bytes(fixed(b)) as f64,
-        (Kind::Float, 2) => |b| f64::from(half::f16::from_le_bytes(fixed(b))),
-        (Kind::Float, 4) | (Kind::Complex, 8) => |b| f64::from(f32::from_le_bytes(fixed(b))),
-        (Kind::Float, 8) | (Kind::Complex, 16) => |b| f64::from_le_bytes(fixed(b)),
-        _ => return None,
-    })
-}
-
-fn fixed<const SIZE: usize>(bytes: &[u8]) -> [u8; SIZE] {
-    let mut out = [0; SIZE];
-    out.copy_from_slice(bytes);
-    out
-}
-
-fn convert_chunk<T>(
-    member: &Member,
-    bytes: &mut [u8],
-    decode: Decode,
-    convert: fn(f64, f64) -> T,
-    values: &mut Vec<T>,
-) {
-    let parts = if member.is_complex() { 2 } else { 1 };
-    let part = member.size / parts;
-    if member.big_endian {
-        bytes.chunks_exact_mut(part).for_each(<[u8]>::reverse);
-    }
-    values.extend(bytes.chunks_exact(member.size).map(|element| {
-        let (re, im) = element.split_at(part);
-        convert(decode(re), if parts == 2 { decode(im) } else { 0.0 })
-    }));
 }
 
 /// NumPy pads strings with zeros; a code point outside Unicode becomes the replacement character.
@@ -345,9 +290,7 @@ fn not_an_archive(path: &Path, error: &ZipError) -> Error {
         [0x93, b'N', b'U', b'M', b'P', b'Y', ..] => {
             "is a single array (.npy); pack it with coordinates and probe into one .npz".to_owned()
         }
-        [0x89, b'H', b'D', b'F', ..] => {
-            "is an HDF5 file; only .npz scans can be read: export it as NPZ".to_owned()
-        }
+        [0x89, b'H', b'D', b'F', ..] => "is an HDF5 file, expected an .npz file".to_owned(),
         _ => "is no NPZ file (a zip archive of NumPy arrays)".to_owned(),
     };
     Error::input(path, problem)

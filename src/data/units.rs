@@ -53,6 +53,8 @@ pub struct Hints {
     pub integer: bool,
     /// The metadata says that the file holds counts.
     pub metadata_counts: bool,
+    /// The format holds intensities.
+    pub format_counts: bool,
     pub flag_photons: Option<f64>,
     pub metadata_photons: Option<f64>,
 }
@@ -77,6 +79,9 @@ pub fn resolve(values: Array3<f32>, hints: Hints) -> Resolved {
         InputDomain::Amplitude => None,
         InputDomain::Auto if hints.integer => Some("counts, because the type is an integer"),
         InputDomain::Auto if hints.metadata_counts => Some("counts, because the metadata says so"),
+        InputDomain::Auto if hints.format_counts => {
+            Some("counts, because files of this format hold intensities")
+        }
         InputDomain::Auto if values.iter().all(|v| v.fract() == 0.0) => Some(
             "counts, because every value is a whole number (--input-domain amplitude if they are \
              amplitudes)",

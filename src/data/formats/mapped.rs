@@ -1,0 +1,182 @@
+//! Arrays of HDF5 files under our keys: what all layouts have in common.
+
+use ndarray::{Array1, ArrayD, Axis, IxDyn, concatenate};
+use num_complex::Complex32;
+
+use crate::Result;
+use crate::data::archive::{Archive, Kind, Member};
+use crate::data::hdf5::Hdf5;
+use crate::data::scan::Position;
+
+/// Where the values of a key are.
+enum Held {
+    /// One below the other in a file.
+    Stored {
+        file: usize,
+        at: Vec<String>,
+        pick: Option<Vec<usize>>,
+    },
+    Real(ArrayD<f64>),
+    Complex(ArrayD<Complex32>),
+}
+
+/// A scan in one or more HDF5 files.
+pub struct Mapped {
+    files: Vec<Hdf5>,
+    members: Vec<Member>,
+    held: Vec<Held>,
+    notes: Vec<String>,
+    intensities: bool,
+}
+
+impl Mapped {
+    /// Nothing of these files yet.
+    pub fn new(files: Vec<Hdf5>, intensities: bool) -> Mapped {
+        Mapped { files, members: vec![], held: vec![], notes: vec![], intensities }
+    }
+
+    pub fn file(&self, index: usize) -> &Hdf5 {
+        &self.files[index]
+    }
+
+    pub fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// The patterns: at `at` of a file, several arrays below one another; all axes but the last two
+    /// count them. With `pick` those alone, in that order.
+    pub fn patterns(&mut self, file: usize, at: &[String], pick: Option<Vec<usize>>) -> Result<()> {
+        let mut member = self.files[file].member("diffraction", &at[0])?;
+        let frames = |shape: &[usize]| match shape {
+            [outer @ .., _, _] => outer.iter().product(),
+            _ => 0usize,
+        };
+        let mut count = frames(&member.shape);
+        for more in &at[1..] {
+            count += frames(&self.files[file].member("diffraction", more)?.shape);
+        }
+        if let [_, .., height, width] = *member.shape.as_slice() {
+            member.shape = vec![pick.as_ref().map_or(count, Vec::len), height, width];
+        }
+        self.members.push(member);
+        self.held.push(Held::Stored { file, at: at.to_vec(), pick });
+        Ok(())
+    }
+
+    /// An array as it is in the file.
+    pub fn stored(&mut self, key: &str, file: usize, at: &str) -> Result<()> {
+        let member = self.files[file].member(key, at)?;
+        self.members.push(member);
+        self.held.push(Held::Stored { file, at: vec![at.to_owned()], pick: None });
+        Ok(())
+    }
+
+    pub fn real(&mut self, key: &str, at: &str, values: ArrayD<f64>) {
+        self.held(key, at, values.shape(), Kind::Float);
+        self.held.push(Held::Real(values));
+    }
+
+    pub fn complex(&mut self, key: &str, at: &str, values: ArrayD<Complex32>) {
+        self.held(key, at, values.shape(), Kind::Complex);
+        self.held.push(Held::Complex(values));
+    }
+
+    /// Positions in pixels.
+    pub fn positions(&mut self, at: [&str; 2], positions: &[Position]) {
+        let axis = |f: fn(&Position) -> f64| positions.iter().map(f).collect::<Array1<f64>>();
+        self.real("xcoords", at[0], axis(|p| p.x).into_dyn());
+        self.real("ycoords", at[1], axis(|p| p.y).into_dyn());
+    }
+
+    fn held(&mut self, key: &str, at: &str, shape: &[usize], kind: Kind) {
+        let (dtype, size) = match kind {
+            Kind::Complex => ("<c8".to_owned(), 8),
+            _ => ("<f4".to_owned(), 4),
+        };
+        let (name, at, shape) = (key.to_owned(), Some(at.to_owned()), shape.to_vec());
+        self.members.push(Member { name, at, dtype, shape, kind, size, big_endian: false });
+    }
+
+    fn of(&self, key: &str) -> &Held {
+        let at = self.members.iter().position(|member| member.name == key);
+        &self.held[at.expect("a key of this file")]
+    }
+
+    /// Values that `read` gets out of a file.
+    fn gather<T: Clone>(
+        &self,
+        key: &str,
+        (file, at, pick): (usize, &[String], &Option<Vec<usize>>),
+        read: impl Fn(&Hdf5, &str) -> Result<ArrayD<T>>,
+    ) -> Result<ArrayD<T>> {
+        let file = &self.files[file];
+        if key != "diffraction" {
+            return read(file, &at[0]);
+        }
+        let mut parts = Vec::with_capacity(at.len());
+        for at in at {
+            let part = read(file, at)?;
+            let &[ref outer @ .., height, width] = part.shape() else {
+                return Err(file.problem(at, "has too few axes for patterns"));
+            };
+            let shape = IxDyn(&[outer.iter().product(), height, width]);
+            let part = part.into_shape_with_order(shape).expect("as many elements");
+            parts.push(part);
+        }
+        let all = match parts.len() {
+            1 => parts.remove(0),
+            _ => {
+                let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+                concatenate(Axis(0), &views).map_err(|_| {
+                    file.problem(&at[0], "and the arrays after it have patterns of different sizes")
+                })?
+            }
+        };
+        Ok(match pick {
+            Some(pick) => all.select(Axis(0), pick),
+            None => all,
+        })
+    }
+}
+
+impl Archive for Mapped {
+    fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    fn f32(&mut self, key: &str) -> Result<ArrayD<f32>> {
+        match self.of(key) {
+            Held::Stored { file, at, pick } => self.gather(key, (*file, at, pick), Hdf5::f32),
+            Held::Real(values) => Ok(values.mapv(|x| x as f32)),
+            Held::Complex(values) => Ok(values.mapv(|z| z.re)),
+        }
+    }
+
+    fn f64(&mut self, key: &str) -> Result<ArrayD<f64>> {
+        match self.of(key) {
+            Held::Stored { file, at, pick } => self.gather(key, (*file, at, pick), Hdf5::f64),
+            Held::Real(values) => Ok(values.clone()),
+            Held::Complex(values) => Ok(values.mapv(|z| z.re.into())),
+        }
+    }
+
+    fn c64(&mut self, key: &str) -> Result<ArrayD<Complex32>> {
+        match self.of(key) {
+            Held::Stored { file, at, pick } => self.gather(key, (*file, at, pick), Hdf5::c64),
+            Held::Real(values) => Ok(values.mapv(|x| Complex32::new(x as f32, 0.0))),
+            Held::Complex(values) => Ok(values.clone()),
+        }
+    }
+
+    fn text(&mut self, _key: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn intensities(&self) -> bool {
+        self.intensities
+    }
+}

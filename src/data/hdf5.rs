@@ -1,0 +1,313 @@
+//! HDF5 files: numbers of any type and byte order, compound complex numbers, units, and links and
+//! virtual data sets that may not lead out of the file's folder.
+//!
+//! The format itself is left to the crate `rust-hdf5`; what is here says what we accept of it.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use ndarray::{ArrayD, IxDyn};
+use num_complex::Complex32;
+use rust_hdf5::{
+    ByteOrder, DatatypeMessage, H5Dataset, H5File, H5FileOptions, Hdf5Error, LinkClass,
+};
+
+use super::archive::{Kind, Member, convert_chunk, decoder};
+use crate::{Error, Result};
+
+/// A file may unpack to so many times its size: no filter that detectors use does more, deflate 1032
+/// times.
+const MOST_INFLATION: u64 = 1100;
+
+/// What a file without any packed data may claim, bytes: fill values take no space.
+const SMALL: u64 = 1 << 26;
+
+/// Links on the way to an array.
+const MOST_LINKS: usize = 16;
+
+/// An array, and the files that its values are in.
+struct Found {
+    data: H5Dataset,
+    files: Vec<PathBuf>,
+}
+
+impl Found {
+    /// The most bytes that these files may unpack to.
+    fn limit(&self) -> u64 {
+        let sizes = self.files.iter().filter_map(|file| fs::metadata(file).ok());
+        let bytes: u64 = sizes.map(|file| file.len()).sum();
+        bytes.saturating_mul(MOST_INFLATION).max(SMALL)
+    }
+}
+
+/// An open file.
+pub struct Hdf5 {
+    path: PathBuf,
+    file: H5File,
+}
+
+impl Hdf5 {
+    pub fn open(path: impl AsRef<Path>) -> Result<Hdf5> {
+        let path = path.as_ref();
+        // Detectors hold locks on what they still write, and network folders refuse them.
+        fs::metadata(path).map_err(Error::io("open", path))?;
+        let file = H5FileOptions::new().no_locking().open(path);
+        let file = file.map_err(|error| {
+            Error::input(path, format!("is no sound HDF5 file ({error}): copy it again"))
+        })?;
+        Ok(Hdf5 { path: path.into(), file })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is something at `at`, or a link on the way that leads elsewhere: what is wrong
+    /// with that is said when it is read.
+    pub fn has(&self, at: &str) -> bool {
+        let (root, at) = (self.file.root_group(), at.trim_matches('/'));
+        let ends = at.match_indices('/').map(|(end, _)| end);
+        let leads_out = |end| matches!(root.link_class(&at[..end]), Ok(LinkClass::External { .. }));
+        root.link_class(at).is_ok() || self.dataset(at).is_ok() || ends.into_iter().any(leads_out)
+    }
+
+    /// The first of `places` where there is an array, else the first where there is something.
+    pub fn first<'a>(&self, places: &[&'a str]) -> Option<&'a str> {
+        let find = |there: &dyn Fn(&str) -> bool| places.iter().copied().find(|at| there(at));
+        find(&|at| self.dataset(at).is_ok()).or_else(|| find(&|at| self.has(at)))
+    }
+
+    /// Names in the group `at`.
+    pub fn names(&self, at: &str) -> Result<Vec<String>> {
+        let root = self.file.root_group();
+        let group = match at.trim_matches('/') {
+            "" => Ok(root),
+            at => root.group(at),
+        };
+        group.and_then(|group| group.link_names()).map_err(|error| self.refuse(at, &error))
+    }
+
+    /// What the array at `at` is, for the key that it has with us.
+    pub fn member(&self, key: &str, at: &str) -> Result<Member> {
+        self.describe(key, at, &self.dataset(at)?)
+    }
+
+    /// Real values as f32.
+    pub fn f32(&self, at: &str) -> Result<ArrayD<f32>> {
+        self.real(at, |re, _| re as f32)
+    }
+
+    /// Real values as f64.
+    pub fn f64(&self, at: &str) -> Result<ArrayD<f64>> {
+        self.real(at, |re, _| re)
+    }
+
+    /// Complex values; real ones get the imaginary part 0.
+    pub fn c64(&self, at: &str) -> Result<ArrayD<Complex32>> {
+        let data = self.dataset(at)?;
+        let member = self.describe("", at, &data)?;
+        self.values(at, &data, &member, |re, im| Complex32::new(re as f32, im as f32))
+    }
+
+    /// The only number of an array.
+    pub fn number(&self, at: &str) -> Result<f64> {
+        let values = self.f64(at)?;
+        match values.len() {
+            1 => Ok(values.iter().sum()),
+            count => Err(self.problem(at, &format!("has {count} numbers, expected one"))),
+        }
+    }
+
+    /// A numeric attribute of the array at `at`.
+    pub fn attribute(&self, at: &str, name: &str) -> Option<f64> {
+        let attribute = self.dataset(at).ok()?.data.attr(name).ok()?;
+        let floats = attribute.read_numeric_as::<f64>().ok();
+        let whole = || {
+            attribute.read_numeric_as::<i64>().ok().map(|n| n.iter().map(|&n| n as f64).collect())
+        };
+        floats.or_else(whole).and_then(|values: Vec<f64>| values.first().copied())
+    }
+
+    /// The unit of the array at `at`, if it says one.
+    pub fn units(&self, at: &str) -> Option<String> {
+        self.dataset(at).ok()?.data.attr("units").ok()?.read_string().ok()
+    }
+
+    fn real<T: Clone>(&self, at: &str, convert: fn(f64, f64) -> T) -> Result<ArrayD<T>> {
+        let data = self.dataset(at)?;
+        let member = self.describe("", at, &data)?;
+        if member.is_complex() {
+            return Err(
+                self.problem(at, &format!("has type {}, expected real numbers", member.dtype))
+            );
+        }
+        self.values(at, &data, &member, convert)
+    }
+
+    fn values<T: Clone>(
+        &self,
+        at: &str,
+        data: &Found,
+        member: &Member,
+        convert: fn(f64, f64) -> T,
+    ) -> Result<ArrayD<T>> {
+        let Some(decode) = decoder(member.kind, member.size) else {
+            return Err(self.problem(at, &format!("has type {}, expected numbers", member.dtype)));
+        };
+        let claimed = self.claimed(at, &member.shape, member.size)?;
+        let limit = data.limit();
+        if claimed > limit {
+            return Err(self.problem(
+                at,
+                &format!("claims {claimed} bytes, more than {limit} that its files can hold: it is damaged"),
+            ));
+        }
+        let mut bytes = data.data.read_raw_bytes().map_err(|error| self.refuse(at, &error))?;
+        if bytes.len() as u64 != claimed {
+            return Err(
+                self.problem(at, &format!("holds {} bytes, expected {claimed}", bytes.len()))
+            );
+        }
+        let mut values = Vec::with_capacity(bytes.len() / member.size);
+        convert_chunk(member, &mut bytes, decode, convert, &mut values);
+        ArrayD::from_shape_vec(IxDyn(&member.shape), values)
+            .map_err(|error| self.problem(at, &error.to_string()))
+    }
+
+    /// Bytes of an array of this shape.
+    fn claimed(&self, at: &str, shape: &[usize], size: usize) -> Result<u64> {
+        let bytes = shape.iter().try_fold(size as u64, |n, &side| n.checked_mul(side as u64));
+        bytes.ok_or_else(|| self.problem(at, &format!("has the impossible shape {shape:?}")))
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    fn dataset(&self, at: &str) -> Result<Found> {
+        self.follow(at.trim_matches('/').to_owned(), 0)
+    }
+
+    /// What is at `at`, by way of links that do not leave the folder of their file.
+    fn follow(&self, at: String, links: usize) -> Result<Found> {
+        if links > MOST_LINKS {
+            return Err(self.problem(&at, "is behind a chain of links without end"));
+        }
+        let root = self.file.root_group();
+        for end in at.match_indices('/').map(|(end, _)| end).chain([at.len()]) {
+            let (link, rest) = at.split_at(end);
+            match root.link_class(link) {
+                Ok(LinkClass::Soft { path }) => {
+                    let parent = link.rsplit_once('/').map_or("", |(parent, _)| parent);
+                    let base = if path.starts_with('/') { "" } else { parent };
+                    let target = format!("{base}/{path}{rest}");
+                    return self.follow(target.trim_matches('/').to_owned(), links + 1);
+                }
+                Ok(LinkClass::External { file, path }) => {
+                    self.inside(link, &file)?;
+                    let other = Hdf5::open(self.folder().join(&file))?;
+                    let target = format!("{path}{rest}");
+                    return other.follow(target.trim_matches('/').to_owned(), links + 1);
+                }
+                _ => {}
+            }
+        }
+        let data = self.file.dataset(&at).map_err(|error| self.refuse(&at, &error))?;
+        let sources = sources(&data);
+        sources.iter().try_for_each(|file| self.inside(&at, file))?;
+        let mut files = vec![self.path.clone()];
+        files.extend(sources.iter().map(|file| self.folder().join(file)));
+        files.sort();
+        files.dedup();
+        Ok(Found { data, files })
+    }
+
+    /// Refuses a file name that leads out of the folder of this file: a scan may not make the program
+    /// read what its author cannot know.
+    fn inside(&self, at: &str, file: &str) -> Result<()> {
+        let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+        match Path::new(file).components().all(plain) {
+            true => Ok(()),
+            false => Err(self.problem(
+                at,
+                &format!(
+                    "leads to `{file}`, out of the folder of the file: put the files together"
+                ),
+            )),
+        }
+    }
+
+    fn describe(&self, key: &str, at: &str, found: &Found) -> Result<Member> {
+        let data = &found.data;
+        let kind = data.datatype().map_err(|error| self.refuse(at, &error))?;
+        let (kind, size, big_endian) = element(&kind).unwrap_or((Kind::Unreadable, 0, false));
+        let dtype = match kind {
+            Kind::Unreadable => data.datatype().map_or("unknown".into(), |kind| kind.to_string()),
+            _ => name(kind, size, big_endian),
+        };
+        let (key, shown) = (key.to_owned(), Some(format!("/{}", at.trim_matches('/'))));
+        Ok(Member { name: key, at: shown, dtype, shape: data.shape(), kind, size, big_endian })
+    }
+
+    fn refuse(&self, at: &str, error: &Hdf5Error) -> Error {
+        self.problem(
+            at,
+            &format!("cannot be read ({error}): copy the file again, with those it links to"),
+        )
+    }
+
+    /// `problem` of what is at `at`.
+    pub fn problem(&self, at: &str, problem: &str) -> Error {
+        Error::input(&self.path, format!("`/{}` {problem}", at.trim_matches('/')))
+    }
+}
+
+/// Other files that the values of `data` are in.
+fn sources(data: &H5Dataset) -> Vec<String> {
+    let parts = data.virtual_mappings().unwrap_or_default();
+    let other = |name: String| (name != ".").then_some(name);
+    let virtual_ = parts.into_iter().filter_map(|part| other(part.source_file_name));
+    let raw = data.external_files().unwrap_or_default().into_iter().map(|part| part.name);
+    virtual_.chain(raw).collect()
+}
+
+/// Kind, bytes and byte order of a type; none for what is no number.
+fn element(kind: &DatatypeMessage) -> Option<(Kind, usize, bool)> {
+    let big = |order: &ByteOrder| *order == ByteOrder::BigEndian;
+    match kind {
+        DatatypeMessage::FixedPoint { size, byte_order, signed, bit_offset, bit_precision } => {
+            let whole = *bit_offset == 0 && u32::from(*bit_precision) == 8 * size;
+            let kind = if *signed { Kind::Int } else { Kind::Uint };
+            whole.then(|| (kind, *size as usize, big(byte_order)))
+        }
+        DatatypeMessage::FloatingPoint { size, byte_order, .. } => {
+            Some((Kind::Float, *size as usize, big(byte_order)))
+        }
+        // Truth values of h5py.
+        DatatypeMessage::Enum { base, .. } => element(base),
+        // Real and imaginary part, as h5py, Matlab and Julia write them.
+        DatatypeMessage::Compound { size, members } => {
+            let [re, im] = members.as_slice() else { return None };
+            let (a, b) = (element(&re.datatype)?, element(&im.datatype)?);
+            let dense = re.offset == 0 && im.offset * 2 == *size && a == b && a.0 == Kind::Float;
+            dense.then_some((Kind::Complex, *size as usize, a.2))
+        }
+        _ => None,
+    }
+}
+
+/// A type as NumPy writes it.
+fn name(kind: Kind, size: usize, big_endian: bool) -> String {
+    let letter = match kind {
+        Kind::Int => "i",
+        Kind::Uint => "u",
+        Kind::Complex => "c",
+        _ => "f",
+    };
+    let order = match (size, big_endian) {
+        (1, _) => "|",
+        (_, true) => ">",
+        (_, false) => "<",
+    };
+    format!("{order}{letter}{size}")
+}

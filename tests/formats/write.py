@@ -1,0 +1,153 @@
+"""Writes one scan in the layouts of other programs, with the library that they use.
+
+write.py SCAN.npz FOLDER: SCAN holds counts with the keys of our own layout.
+"""
+
+import sys
+from pathlib import Path
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+HC = 1.2398419843320026e-6  # eV m
+ELECTRON_VOLT = 1.602176634e-19
+ENERGY, DISTANCE, PIXEL = 8000.0, 2.0, 75e-6
+
+source, folder = Path(sys.argv[1]), Path(sys.argv[2])
+scan = np.load(source)
+counts, probe, truth = scan["diffraction"], scan["probeGuess"], scan["objectGuess"]
+x, y, mask = scan["xcoords"], scan["ycoords"], scan["mask"]
+side = counts.shape[-1]
+metre = HC / ENERGY * DISTANCE / (side * PIXEL)
+centre = (3e-6, -2e-6)
+height, width = truth.shape
+metres = [(p - size / 2) * metre + c for p, size, c in zip((x, y), (width, height), centre)]
+
+
+def product(file, indexes=None):
+    """All but the patterns of a ptychodus product."""
+    file.attrs["name"], file.attrs["comments"] = "a product", ""
+    file.attrs["detector_object_distance_m"], file.attrs["probe_energy_eV"] = DISTANCE, ENERGY
+    file.attrs["exposure_time_s"] = 1.0
+    held = file.create_dataset("object", data=truth[None])
+    held.attrs["center_x_m"], held.attrs["center_y_m"] = centre
+    held.attrs["pixel_width_m"] = held.attrs["pixel_height_m"] = metre
+    file.create_dataset("probe", data=probe[None, None])
+    order = np.arange(len(x)) if indexes is None else indexes
+    file["probe_position_indexes"] = order
+    file["probe_position_x_m"], file["probe_position_y_m"] = (m[order] for m in metres)
+
+
+# Positions in another order than the patterns; patterns packed as detectors do.
+with h5py.File(folder / "product.h5", "w") as file:
+    product(file, np.random.default_rng(1).permutation(len(x)))
+    file.create_dataset("dp", data=counts.astype("u4"), chunks=(1, side, side),
+                        **hdf5plugin.Bitshuffle(cname="lz4"))
+
+# Fewer positions than patterns.
+with h5py.File(folder / "fewer.h5", "w") as file:
+    product(file, np.array([5, 2, 9, 7]))
+    file.create_dataset("dp", data=counts.astype("u2"), chunks=(4, side, side), compression="gzip",
+                        shuffle=True)
+
+# The pair, with the newest layout of the format, and intensities that are not whole.
+with h5py.File(folder / "pair_para.hdf5", "w", libver="latest") as file:
+    product(file, np.zeros(len(x), int))
+    del file["probe_position_x_m"], file["probe_position_y_m"]
+    file["probe_position_x_m"], file["probe_position_y_m"] = metres
+with h5py.File(folder / "pair_dp.hdf5", "w", libver="latest") as file:
+    file.create_dataset("dp", data=counts.astype("f4") * 0.5, chunks=(3, side, side), compression="gzip")
+
+# Amplitudes, as converters of the same family write them.
+with h5py.File(folder / "raw.h5", "w") as file:
+    product(file)
+    file["raw_data/diffraction"] = np.sqrt(counts.astype("f4"))
+
+# CXI: joules, a mask of bits, the numbers of the detector behind a soft link.
+with h5py.File(folder / "scan.cxi", "w") as file:
+    file["cxi_version"] = 160
+    detector = file.create_group("entry_1/instrument_1/detector_1")
+    detector["data"] = counts.astype(">u2")
+    detector["distance"], detector["x_pixel_size"] = DISTANCE, PIXEL
+    bits = np.where(mask > 0, 0, 0x8).astype("u4")
+    bits[0, 0] |= 0x1000
+    detector["mask"] = bits
+    file["entry_1/instrument_1/source_1/energy"] = ENERGY * ELECTRON_VOLT
+    file["entry_1/instrument_1/source_1/illumination"] = probe
+    places = np.stack([x * metre, y * metre, 0 * x], axis=1)
+    file["entry_1/sample_1/geometry_1/translation"] = places
+    file["entry_1/data_1/data"] = h5py.SoftLink("/entry_1/instrument_1/detector_1/data")
+    file["entry_1/data_1/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
+
+# NeXus: a raster of patterns in two files behind an external link and a virtual data set, with units.
+rows = 2
+raster = counts.reshape(rows, -1, side, side)
+for row in range(rows):
+    with h5py.File(folder / f"part_{row}.h5", "w") as file:
+        file.create_dataset("frames", data=raster[row].astype("u2"), chunks=(1, side, side),
+                            compression="gzip", shuffle=True)
+with h5py.File(folder / "virtual.h5", "w", libver="latest") as file:
+    layout = h5py.VirtualLayout(shape=raster.shape, dtype="u2")
+    for row in range(rows):
+        layout[row] = h5py.VirtualSource(f"part_{row}.h5", "frames", shape=raster.shape[1:])
+    file.create_virtual_dataset("frames", layout)
+with h5py.File(folder / "scan.nxs", "w") as file:
+    detector = file.create_group("entry_1/instrument_1/detector_1")
+    detector["data"] = h5py.ExternalLink("virtual.h5", "/frames")
+    for name, value, unit in [("distance", DISTANCE * 1e3, "mm"), ("x_pixel_size", PIXEL * 1e6, "um")]:
+        detector[name] = value
+        detector[name].attrs["units"] = unit
+    file["entry_1/instrument_1/beam_1/incident_beam_energy"] = ENERGY / 1e3
+    file["entry_1/instrument_1/beam_1/incident_beam_energy"].attrs["units"] = "keV"
+    file["entry_1/instrument_1/source_1/illumination"] = probe
+    file["entry_1/data_1/data"] = h5py.SoftLink("/entry_1/instrument_1/detector_1/data")
+    places = file.create_dataset("entry_1/data_1/translation", data=np.stack([x, y], axis=1) * metre * 1e6)
+    places.attrs["units"] = "um"
+
+# ptypy: two chunks.
+with h5py.File(folder / "scan.ptyd", "w") as file:
+    file["meta/energy"], file["meta/distance"], file["meta/psize"] = ENERGY / 1e3, DISTANCE, PIXEL
+    file["meta/shape"] = np.array([side, side])
+    for number, part in enumerate([slice(0, 5), slice(5, None)]):
+        file[f"chunks/{number}/data"] = counts[part].astype("f4")
+        file[f"chunks/{number}/positions"] = np.stack([y[part], x[part]], axis=1) * metre
+        file[f"chunks/{number}/indices"] = np.arange(len(x))[part]
+        file[f"chunks/{number}/weights"] = mask.astype(bool)
+
+# What must be refused.
+bad = folder / "bad"
+bad.mkdir()
+good = (folder / "product.h5").read_bytes()
+(bad / "truncated.h5").write_bytes(good[: len(good) // 2])
+(bad / "head.h5").write_bytes(good[:8])
+with h5py.File(bad / "outside.cxi", "w") as file:
+    file["entry_1/data_1/data"] = h5py.ExternalLink("../virtual.h5", "/frames")
+with h5py.File(bad / "absolute.cxi", "w") as file:
+    file["entry_1"] = h5py.ExternalLink("/etc/hostname", "/entry_1")
+with h5py.File(bad / "dangling.cxi", "w") as file:
+    file["entry_1/data_1/data"] = h5py.ExternalLink("nowhere.h5", "/frames")
+with h5py.File(bad / "circle.cxi", "w") as file:
+    file["entry_1/data_1/data"] = h5py.SoftLink("/entry_1/data_1/more")
+    file["entry_1/data_1/more"] = h5py.SoftLink("/entry_1/data_1/data")
+with h5py.File(bad / "alone_dp.hdf5", "w") as file:
+    file["dp"] = counts
+with h5py.File(bad / "nothing.h5", "w") as file:
+    file["something"] = 1
+for name, value in [("text", "pixels"), ("records", np.zeros(3, [("a", "i4"), ("b", "f4"), ("c", "f8")]))]:
+    with h5py.File(bad / f"{name}.h5", "w") as file:
+        product(file)
+        file["dp"] = value
+with h5py.File(bad / "bomb.h5", "w") as file:
+    product(file)
+    file.create_dataset("dp", shape=(len(x), 1 << 20, 1 << 20), dtype="u2", chunks=(1, 1024, 1024),
+                        compression="gzip")
+with h5py.File(bad / "index.h5", "w") as file:
+    product(file)
+    file["probe_position_indexes"][0] = 1000
+    file["dp"] = counts
+with h5py.File(bad / "unit.cxi", "w") as file:
+    detector = file.create_group("entry_1/instrument_1/detector_1")
+    detector["data"], detector["x_pixel_size"] = counts, PIXEL
+    detector["distance"] = DISTANCE
+    detector["distance"].attrs["units"] = "parsec"
