@@ -91,9 +91,10 @@ impl Mapped {
     fn held(&mut self, key: &str, at: &str, shape: &[usize], kind: Kind) {
         let (dtype, size) = match kind {
             Kind::Complex => ("<c8".to_owned(), 8),
-            _ => ("<f4".to_owned(), 4),
+            _ => ("<f8".to_owned(), 8),
         };
-        let (name, at, shape) = (key.to_owned(), Some(at.to_owned()), shape.to_vec());
+        let at = Some(format!("/{}", at.trim_start_matches('/')));
+        let (name, shape) = (key.to_owned(), shape.to_vec());
         self.members.push(Member { name, at, dtype, shape, kind, size, big_endian: false });
     }
 
