@@ -143,10 +143,48 @@ fn either_file_of_a_pair_is_the_scan() {
 }
 
 #[test]
-fn amplitudes_of_raw_data_are_no_counts() {
+fn raw_data_have_amplitudes_pixels_and_metadata_of_their_own() {
     let Some((got, want)) = read("raw.h5") else { return };
+    let lit = want.mask.as_ref().unwrap();
+    for ((m, y, x), &a) in got.amplitude.indexed_iter() {
+        assert!(lit[[y, x]] == 0.0 || (50.0 * a - want.amplitude[[m, y, x]]).abs() < 1e-4);
+    }
+    assert!((got.mean_photons() / 12345.0 - 1.0).abs() < 1e-6, "{}", got.mean_photons());
+    assert_eq!(got.positions, want.positions);
+}
+
+#[test]
+fn positions_from_the_corner_of_the_object_are_recognised() {
+    let Some((got, want)) = read("corner.h5") else { return };
     unmasked(want, &got);
     placed(&got.positions, &want.positions, false);
+}
+
+#[test]
+fn basis_vectors_turn_the_positions() {
+    let Some((got, want)) = read("turned.cxi") else { return };
+    unmasked(want, &got);
+    placed(&got.positions, &want.positions, true);
+}
+
+#[test]
+fn all_files_of_a_scan_make_its_hash() {
+    let Some(files) = files() else { return };
+    let hash = |name: &str| load(&files.folder.path().join(name), &LoadOptions::default());
+    let [para, dp] =
+        ["pair_para.hdf5", "pair_dp.hdf5"].map(|name| hash(name).unwrap().source.sha256);
+    assert_eq!(para, dp);
+    let place = tempfile::tempdir().unwrap();
+    for name in ["pair_para.hdf5", "pair_dp.hdf5"] {
+        std::fs::copy(files.folder.path().join(name), place.path().join(name)).unwrap();
+    }
+    // A byte that means nothing, at the end of the patterns.
+    let patterns = place.path().join("pair_dp.hdf5");
+    let mut bytes = std::fs::read(&patterns).unwrap();
+    bytes.push(0);
+    std::fs::write(&patterns, bytes).unwrap();
+    let other = load(&place.path().join("pair_para.hdf5"), &LoadOptions::default()).unwrap();
+    assert_ne!(other.source.sha256, para);
 }
 
 #[test]
@@ -190,7 +228,7 @@ fn inspect_says_where_each_array_is_and_how_large_a_pixel_is() {
 fn files_that_cannot_be_used_get_one_error() {
     let Some(files) = files() else { return };
     let bad = files.folder.path().join("bad");
-    let cases: [(&str, &[&str]); 13] = [
+    let cases: [(&str, &[&str]); 18] = [
         ("truncated.h5", &["truncated.h5"]),
         ("head.h5", &["sound HDF5"]),
         ("outside.cxi", &["../virtual.h5", "out of the folder"]),
@@ -204,6 +242,11 @@ fn files_that_cannot_be_used_get_one_error() {
         ("bomb.h5", &["1048576"]),
         ("index.h5", &["pattern 1000", "12"]),
         ("unit.cxi", &["parsec"]),
+        ("alias.cxi", &["../virtual.h5", "out of the folder"]),
+        ("missing.h5", &["part_9.h5"]),
+        ("kinds.h5", &["`/dp`", "different types"]),
+        ("ring.nxs", &["3.0000e9 eV"]),
+        ("twice.h5", &["probe_position_indexes", "which of 12 patterns"]),
     ];
     for (name, words) in cases {
         let out = files.folder.path().join("out");

@@ -173,6 +173,19 @@ fn event_files_and_json_lines_say_what_history_csv_says_also_after_a_resume() {
 }
 
 #[test]
+fn an_earlier_run_is_moved_aside_with_all_that_it_said() {
+    let place = tempfile::tempdir().unwrap();
+    let run = place.path().join("run");
+    train(place.path(), "1", &[]);
+    let first = std::fs::read_to_string(run.join("history.jsonl")).unwrap();
+    train(place.path(), "1", &["--seed=5"]);
+    let aside = run.join("previous-1");
+    assert_eq!(std::fs::read_to_string(aside.join("history.jsonl")).unwrap(), first);
+    assert_eq!((event_files(&aside).len(), event_files(&run).len()), (1, 1));
+    assert_ne!(std::fs::read_to_string(run.join("history.jsonl")).unwrap(), first);
+}
+
+#[test]
 fn no_other_logger_is_heard_unless_it_is_asked_for() {
     let place = tempfile::tempdir().unwrap();
     train(place.path(), "1", &[]);

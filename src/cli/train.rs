@@ -13,7 +13,7 @@ use crate::config::{
 use crate::data::{self, LoadOptions, Scan, check_network_side};
 use crate::reconstruct::modes;
 use crate::reconstruction::Saved;
-use crate::report::{self, Curve, OutputFolder, RunRecord, Series};
+use crate::report::{self, Curve, OutputFolder, RunRecord, Series, loggers};
 use crate::train::synthetic::{Supply, Synthetic};
 use crate::train::teacher::Teacher;
 use crate::train::{Material, Outcome, Trainer};
@@ -375,7 +375,8 @@ fn own(checkpoint: &Path, folder: &Path) -> bool {
 }
 
 /// What a training leaves in its folder.
-const LEFT: [&str; 5] = ["checkpoints", "history.csv", "run.json", "log.txt", "loss.png"];
+const LEFT: [&str; 6] =
+    ["checkpoints", "history.csv", "history.jsonl", "run.json", "log.txt", "loss.png"];
 
 /// Moves what an earlier training left in `folder` to `folder/previous-1`, or the next free number:
 /// hours of work are never overwritten, and two runs never mixed.
@@ -386,7 +387,9 @@ fn set_aside(folder: &Path) -> Result<()> {
     let names = (1..).map(|number| folder.join(format!("previous-{number}")));
     let aside = names.into_iter().find(|name| !name.exists()).expect("numbers do not run out");
     std::fs::create_dir(&aside).map_err(Error::io("create", &aside))?;
-    for from in LEFT.map(|name| folder.join(name)).iter().filter(|from| from.exists()) {
+    let mut left: Vec<PathBuf> = LEFT.map(|name| folder.join(name)).to_vec();
+    left.extend(loggers::event_files(folder)?);
+    for from in left.iter().filter(|from| from.exists()) {
         let to = aside.join(from.file_name().expect("it was joined from a name"));
         std::fs::rename(from, &to).map_err(Error::io("move aside", from))?;
     }

@@ -1,5 +1,7 @@
 //! What every scan file is seen as: arrays under the keys of our own layout.
 
+use std::path::PathBuf;
+
 use ndarray::ArrayD;
 use num_complex::Complex32;
 
@@ -26,6 +28,9 @@ pub trait Archive {
 
     /// The text of an array with one element; none where it is no text.
     fn text(&mut self, key: &str) -> Result<Option<String>>;
+
+    /// Every file that is read, in an order that does not depend on which of them was named.
+    fn files(&self) -> Vec<PathBuf>;
 
     /// What was converted on the way, one sentence each.
     fn notes(&self) -> &[String] {

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use ndarray::{ArrayD, IxDyn};
 use num_complex::Complex32;
 use rust_hdf5::{
-    ByteOrder, DatatypeMessage, H5Dataset, H5File, H5FileOptions, Hdf5Error, LinkClass,
+    ByteOrder, DatatypeMessage, H5Dataset, H5File, H5FileOptions, H5Group, Hdf5Error, LinkClass,
 };
 
 use super::archive::{Kind, Member, convert_chunk, decoder};
@@ -62,13 +62,38 @@ impl Hdf5 {
         &self.path
     }
 
-    /// Whether there is something at `at`, or a link on the way that leads elsewhere: what is wrong
-    /// with that is said when it is read.
+    /// Whether there is something at `at`, be it a link that leads nowhere: what is wrong with that is
+    /// said when it is read.
     pub fn has(&self, at: &str) -> bool {
-        let (root, at) = (self.file.root_group(), at.trim_matches('/'));
-        let ends = at.match_indices('/').map(|(end, _)| end);
-        let leads_out = |end| matches!(root.link_class(&at[..end]), Ok(LinkClass::External { .. }));
-        root.link_class(at).is_ok() || self.dataset(at).is_ok() || ends.into_iter().any(leads_out)
+        match self.first_link(at) {
+            Some(link) => link == at.trim_matches('/') || self.dataset(at).is_ok(),
+            None => self.hard(at).is_some(),
+        }
+    }
+
+    /// The first step on the way to `at` that is a soft or an external link.
+    pub fn first_link<'a>(&self, at: &'a str) -> Option<&'a str> {
+        let at = at.trim_matches('/');
+        let ends = at.match_indices('/').map(|(end, _)| end).chain([at.len()]);
+        ends.map(|end| &at[..end]).find(|path| {
+            let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+            let class = self.hard(parent).map(|group| group.link_class(name));
+            matches!(class, Some(Ok(LinkClass::Soft { .. } | LinkClass::External { .. })))
+        })
+    }
+
+    /// The group at `at`, or that of the array there, by hard links alone.
+    fn hard(&self, at: &str) -> Option<H5Group> {
+        let mut group = self.file.root_group();
+        for part in at.split('/').filter(|part| !part.is_empty()) {
+            if !matches!(group.link_class(part), Ok(LinkClass::Hard)) {
+                return None;
+            }
+            if let Ok(inner) = group.group(part) {
+                group = inner;
+            }
+        }
+        Some(group)
     }
 
     /// The first of `places` where there is an array, else the first where there is something.
@@ -128,6 +153,21 @@ impl Hdf5 {
         floats.or_else(whole).and_then(|values: Vec<f64>| values.first().copied())
     }
 
+    /// The text at `at`.
+    pub fn text(&self, at: &str) -> Result<String> {
+        let texts = self.dataset(at)?.data.read_strings_lossy();
+        let mut texts = texts.map_err(|error| self.refuse(at, &error))?;
+        match texts.len() {
+            1 => Ok(texts.remove(0)),
+            count => Err(self.problem(at, &format!("has {count} texts, expected one"))),
+        }
+    }
+
+    /// The files that the values at `at` are in.
+    pub fn files(&self, at: &str) -> Result<Vec<PathBuf>> {
+        Ok(self.dataset(at)?.files)
+    }
+
     /// The unit of the array at `at`, if it says one.
     pub fn units(&self, at: &str) -> Option<String> {
         self.dataset(at).ok()?.data.attr("units").ok()?.read_string().ok()
@@ -156,6 +196,11 @@ impl Hdf5 {
         };
         let claimed = self.claimed(at, &member.shape, member.size)?;
         let limit = data.limit();
+        // Whole chunks are unpacked, however little of them the array has.
+        let chunk = data.data.chunk_dims().unwrap_or_default();
+        if self.claimed(at, &chunk, member.size)? > limit {
+            return Err(self.problem(at, &format!("has chunks of {chunk:?}: it is damaged")));
+        }
         if claimed > limit {
             return Err(self.problem(
                 at,
@@ -188,38 +233,91 @@ impl Hdf5 {
         self.follow(at.trim_matches('/').to_owned(), 0)
     }
 
-    /// What is at `at`, by way of links that do not leave the folder of their file.
+    /// What is at `at`, by way of links that do not leave the folder of their file. Each step is made
+    /// from the group itself and not from its name: a group may have several, and links are known under
+    /// one of them.
     fn follow(&self, at: String, links: usize) -> Result<Found> {
         if links > MOST_LINKS {
             return Err(self.problem(&at, "is behind a chain of links without end"));
         }
-        let root = self.file.root_group();
-        for end in at.match_indices('/').map(|(end, _)| end).chain([at.len()]) {
-            let (link, rest) = at.split_at(end);
-            match root.link_class(link) {
+        let mut group = self.file.root_group();
+        let parts: Vec<&str> = at.split('/').filter(|part| !part.is_empty()).collect();
+        let Some((last, groups)) = parts.split_last() else {
+            return Err(self.problem(&at, "is the whole file, expected an array"));
+        };
+        for (depth, part) in parts.iter().enumerate() {
+            let rest =
+                || parts[depth + 1..].iter().map(|part| format!("/{part}")).collect::<String>();
+            match group.link_class(part) {
                 Ok(LinkClass::Soft { path }) => {
-                    let parent = link.rsplit_once('/').map_or("", |(parent, _)| parent);
-                    let base = if path.starts_with('/') { "" } else { parent };
-                    let target = format!("{base}/{path}{rest}");
-                    return self.follow(target.trim_matches('/').to_owned(), links + 1);
+                    let base = if path.starts_with('/') { "" } else { group.name() };
+                    return self.follow(format!("{base}/{path}{}", rest()), links + 1);
                 }
                 Ok(LinkClass::External { file, path }) => {
-                    self.inside(link, &file)?;
+                    self.inside(&parts[..=depth].join("/"), &file)?;
                     let other = Hdf5::open(self.folder().join(&file))?;
-                    let target = format!("{path}{rest}");
-                    return other.follow(target.trim_matches('/').to_owned(), links + 1);
+                    return other.follow(format!("{path}{}", rest()), links + 1);
+                }
+                Ok(LinkClass::UserDefined { link_type }) => {
+                    let problem = format!("is a link of type {link_type}, which is not known here");
+                    return Err(self.problem(&parts[..=depth].join("/"), &problem));
                 }
                 _ => {}
             }
+            if depth < groups.len() {
+                group = group.group(part).map_err(|error| self.refuse(&at, &error))?;
+            }
         }
-        let data = self.file.dataset(&at).map_err(|error| self.refuse(&at, &error))?;
-        let sources = sources(&data);
-        sources.iter().try_for_each(|file| self.inside(&at, file))?;
+        let path = format!("{}/{last}", group.name().trim_matches('/'));
+        let data = self.file.dataset(path.trim_matches('/'));
+        let data = data.map_err(|error| self.refuse(&at, &error))?;
         let mut files = vec![self.path.clone()];
-        files.extend(sources.iter().map(|file| self.folder().join(file)));
+        self.sources(&at, &data, links, &mut files)?;
         files.sort();
         files.dedup();
         Ok(Found { data, files })
+    }
+
+    /// Adds the files that the values of a virtual data set are in, after a look at each of them: a
+    /// source that is not there, or of another type, would be taken for fill values or copied as bytes.
+    fn sources(
+        &self,
+        at: &str,
+        data: &H5Dataset,
+        links: usize,
+        files: &mut Vec<PathBuf>,
+    ) -> Result<()> {
+        let raw = data.external_files().map_err(|error| self.refuse(at, &error))?;
+        if let Some(raw) = raw.first() {
+            let problem = format!("keeps its values in `{}`, apart from any HDF5 file", raw.name);
+            return Err(self.problem(at, &problem));
+        }
+        let mappings = data.virtual_mappings().map_err(|error| self.refuse(at, &error))?;
+        let mut seen = Vec::new();
+        for mapping in mappings {
+            let (file, path) = (mapping.source_file_name, mapping.source_dset_name);
+            if seen.contains(&(file.clone(), path.clone())) {
+                continue;
+            }
+            let source = match file.as_str() {
+                "." => self.follow(path.clone(), links + 1)?,
+                file if file.contains('%') || path.contains('%') => {
+                    return Err(self.problem(at, &format!("has numbered sources (`{file}`)")));
+                }
+                file => {
+                    self.inside(at, file)?;
+                    Hdf5::open(self.folder().join(file))?.follow(path.clone(), links + 1)?
+                }
+            };
+            let kinds = [data.datatype(), source.data.datatype()];
+            if !matches!(&kinds, [Ok(one), Ok(other)] if one == other) {
+                let problem = format!("and its source `{path}` in `{file}` have different types");
+                return Err(self.problem(at, &problem));
+            }
+            files.extend(source.files);
+            seen.push((file, path));
+        }
+        Ok(())
     }
 
     /// Refuses a file name that leads out of the folder of this file: a scan may not make the program
@@ -260,15 +358,6 @@ impl Hdf5 {
     pub fn problem(&self, at: &str, problem: &str) -> Error {
         Error::input(&self.path, format!("`/{}` {problem}", at.trim_matches('/')))
     }
-}
-
-/// Other files that the values of `data` are in.
-fn sources(data: &H5Dataset) -> Vec<String> {
-    let parts = data.virtual_mappings().unwrap_or_default();
-    let other = |name: String| (name != ".").then_some(name);
-    let virtual_ = parts.into_iter().filter_map(|part| other(part.source_file_name));
-    let raw = data.external_files().unwrap_or_default().into_iter().map(|part| part.name);
-    virtual_.chain(raw).collect()
 }
 
 /// Kind, bytes and byte order of a type; none for what is no number.

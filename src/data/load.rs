@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use log::{info, warn};
 use ndarray::{Array2, Array3, ArrayD, Ix2};
@@ -86,7 +86,7 @@ pub fn survey(path: &Path, options: &LoadOptions) -> Result<Survey> {
         return Err(Error::Config(format!("--nphotons is {photons}, expected a number above 0")));
     }
     let archive = formats::open(path)?;
-    let origin = scan::Source { path: path.into(), sha256: sha256(path)? };
+    let origin = scan::Source { path: path.into(), sha256: identity(&archive.files())? };
     let (members, notes) = (archive.members().to_vec(), archive.notes().to_vec());
     let mut reader = Reader { archive, problems: vec![], notes, units: None, overlap: None };
     let scan = reader.scan(options, origin);
@@ -95,13 +95,26 @@ pub fn survey(path: &Path, options: &LoadOptions) -> Result<Survey> {
     Ok(Survey { members, problems, notes, units, overlap, scan: scan.filter(|_| usable) })
 }
 
+/// The SHA-256 of a file; of several that of their digests.
+fn identity(files: &[PathBuf]) -> Result<String> {
+    let digests = files.iter().map(|file| sha256(file)).collect::<Result<Vec<String>>>()?;
+    match digests.as_slice() {
+        [one] => Ok(one.clone()),
+        all => Ok(hexadecimal(&Sha256::digest(all.concat()))),
+    }
+}
+
+fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Of the whole file, in lower-case hexadecimal digits.
 fn sha256(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io("read", path))?;
     let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 16]);
     loop {
         match file.read(&mut buffer).map_err(Error::io("read", path))? {
-            0 => return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            0 => return Ok(hexadecimal(&hasher.finalize())),
             length => hasher.update(&buffer[..length]),
         }
     }

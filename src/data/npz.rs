@@ -209,6 +209,10 @@ impl Npz {
 }
 
 impl Archive for Npz {
+    fn files(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
     fn members(&self) -> &[Member] {
         self.members()
     }

@@ -62,7 +62,8 @@ pub enum DoseOrigin {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Source {
     pub path: PathBuf,
-    /// Of the whole file, in lower-case hexadecimal digits.
+    /// Of the whole file, in lower-case hexadecimal digits; where the scan is in several files, of
+    /// their digests.
     pub sha256: String,
 }
 

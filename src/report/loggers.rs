@@ -2,7 +2,7 @@
 //!
 //! history.csv is always written, and a resumed training goes on from it; these follow it row by row.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,6 +13,24 @@ use super::history::Table;
 use super::{atomic_write, events};
 use crate::config::Logger;
 use crate::{Error, Result};
+
+const LINES: &str = "history.jsonl";
+
+/// How the names of event files begin.
+const EVENTS: &str = "events.out.tfevents.";
+
+/// The event files in `folder`.
+pub fn event_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let path = entry.map_err(Error::io("read", folder))?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(EVENTS)) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
 
 /// The loggers of a training beside history.csv.
 #[derive(Debug)]
@@ -29,7 +47,9 @@ impl Loggers {
     pub fn open(folder: &Path, loggers: &[Logger], history: &Table) -> Result<Loggers> {
         let wanted = |logger| loggers.contains(&logger);
         let columns = history.columns.clone();
-        let jsonl = wanted(Logger::Jsonl).then(|| jsonl(folder, history)).transpose()?;
+        // One that is there already goes on: it would no longer say what history.csv says.
+        let lines = wanted(Logger::Jsonl) || folder.join(LINES).exists();
+        let jsonl = lines.then(|| jsonl(folder, history)).transpose()?;
         let last = history.rows.last().map_or(0, |row| row[0] as u64);
         let events = wanted(Logger::Tensorboard).then(|| tensorboard(folder, last)).transpose()?;
         Ok(Loggers { columns, jsonl, events })
@@ -53,7 +73,7 @@ impl Loggers {
 }
 
 fn jsonl(folder: &Path, history: &Table) -> Result<(PathBuf, File)> {
-    let path = folder.join("history.jsonl");
+    let path = folder.join(LINES);
     let kept: String = history.rows.iter().map(|row| line(&history.columns, row)).collect();
     atomic_write(&path, kept.as_bytes())?;
     let file = OpenOptions::new().append(true).open(&path).map_err(Error::io("write", &path))?;
@@ -76,7 +96,7 @@ fn line(columns: &[String], row: &[f64]) -> String {
 fn tensorboard(folder: &Path, epoch: u64) -> Result<(PathBuf, File)> {
     let seconds = now().floor();
     // A training that is resumed within the second must not write over the file before.
-    let name = |n: u32| folder.join(format!("events.out.tfevents.{seconds}.ptycho-gpu.{n}"));
+    let name = |n: u32| folder.join(format!("{EVENTS}{seconds}.ptycho-gpu.{n}"));
     let (path, mut file) = (0..)
         .map(name)
         .find_map(|path| match OpenOptions::new().write(true).create_new(true).open(&path) {

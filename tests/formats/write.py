@@ -59,10 +59,20 @@ with h5py.File(folder / "pair_para.hdf5", "w", libver="latest") as file:
 with h5py.File(folder / "pair_dp.hdf5", "w", libver="latest") as file:
     file.create_dataset("dp", data=counts.astype("f4") * 0.5, chunks=(3, side, side), compression="gzip")
 
-# Amplitudes, as converters of the same family write them.
+# Positions from the corner of the object, as other programs than ptychodus write them.
+with h5py.File(folder / "corner.h5", "w") as file:
+    product(file)
+    for name, pixels, middle in [("x", x, centre[0]), ("y", y, centre[1])]:
+        file[f"probe_position_{name}_m"][...] = pixels * metre + middle
+    file["dp"] = counts
+
+# Normalised amplitudes with positions in pixels; the metres beside them are in another frame.
 with h5py.File(folder / "raw.h5", "w") as file:
     product(file)
-    file["raw_data/diffraction"] = np.sqrt(counts.astype("f4"))
+    file["probe_position_x_m"][...] += 1.0
+    file["raw_data/diffraction"] = np.sqrt(counts.astype("f4")) / 50
+    file["raw_data/xcoords"], file["raw_data/ycoords"] = x, y
+    file["raw_data/_metadata"] = '{"physics_parameters": {"nphotons": 12345.0}}'
 
 # CXI: joules, a mask of bits, the numbers of the detector behind a soft link.
 with h5py.File(folder / "scan.cxi", "w") as file:
@@ -101,11 +111,22 @@ with h5py.File(folder / "scan.nxs", "w") as file:
     file["entry_1/instrument_1/beam_1/incident_beam_energy"] = ENERGY / 1e3
     file["entry_1/instrument_1/beam_1/incident_beam_energy"].attrs["units"] = "keV"
     file["entry_1/instrument_1/source_1/illumination"] = probe
+    file["entry_1/instrument_1/source_1/energy"] = 3e9  # of the ring
     file["entry_1/data_1/data"] = h5py.SoftLink("/entry_1/instrument_1/detector_1/data")
     places = file.create_dataset("entry_1/data_1/translation", data=np.stack([x, y], axis=1) * metre * 1e6)
     places.attrs["units"] = "um"
 
-# ptypy: two chunks.
+# The same as the CXI file, with its columns along +x and its rows along +y.
+with h5py.File(folder / "turned.cxi", "w") as file:
+    detector = file.create_group("entry_1/instrument_1/detector_1")
+    detector["data"], detector["distance"] = counts, DISTANCE
+    detector["x_pixel_size"], detector["y_pixel_size"] = PIXEL, PIXEL
+    detector["basis_vectors"] = np.array([[0, PIXEL, 0], [PIXEL, 0, 0]])
+    file["entry_1/instrument_1/source_1/energy"] = ENERGY * ELECTRON_VOLT
+    file["entry_1/instrument_1/source_1/illumination"] = probe
+    file["entry_1/data_1/translation"] = -np.stack([x * metre, y * metre, 0 * x], axis=1)
+
+# ptypy: two chunks, each of which masks something.
 with h5py.File(folder / "scan.ptyd", "w") as file:
     file["meta/energy"], file["meta/distance"], file["meta/psize"] = ENERGY / 1e3, DISTANCE, PIXEL
     file["meta/shape"] = np.array([side, side])
@@ -113,7 +134,10 @@ with h5py.File(folder / "scan.ptyd", "w") as file:
         file[f"chunks/{number}/data"] = counts[part].astype("f4")
         file[f"chunks/{number}/positions"] = np.stack([y[part], x[part]], axis=1) * metre
         file[f"chunks/{number}/indices"] = np.arange(len(x))[part]
-        file[f"chunks/{number}/weights"] = mask.astype(bool)
+        weights = np.repeat(mask[None], len(counts[part]), axis=0)
+        other = np.argwhere(mask == 0)[number]
+        weights[:, other[0], other[1]] = 1
+        file[f"chunks/{number}/weights"] = 2 * weights
 
 # What must be refused.
 bad = folder / "bad"
@@ -125,6 +149,26 @@ with h5py.File(bad / "outside.cxi", "w") as file:
     file["entry_1/data_1/data"] = h5py.ExternalLink("../virtual.h5", "/frames")
 with h5py.File(bad / "absolute.cxi", "w") as file:
     file["entry_1"] = h5py.ExternalLink("/etc/hostname", "/entry_1")
+with h5py.File(bad / "alias.cxi", "w") as file:
+    file["other/data_1/data"] = h5py.ExternalLink("../virtual.h5", "/frames")
+    file["entry_1"] = file["other"]
+for name, parts, kind in [("missing", ["part_0.h5", "part_9.h5"], "u2"), ("kinds", ["part_0.h5"] * 2, "f4")]:
+    with h5py.File(bad / f"{name}.h5", "w", libver="latest") as file:
+        product(file)
+        layout = h5py.VirtualLayout(shape=counts.shape, dtype=kind)
+        for row, part in enumerate(parts):
+            half = slice(row * len(x) // 2, (row + 1) * len(x) // 2)
+            layout[half] = h5py.VirtualSource(part, "frames", shape=raster.shape[1:])
+        file.create_virtual_dataset("dp", layout)
+(bad / "part_0.h5").write_bytes((folder / "part_0.h5").read_bytes())
+with h5py.File(bad / "ring.nxs", "w") as file:
+    detector = file.create_group("entry_1/instrument_1/detector_1")
+    detector["data"], detector["x_pixel_size"], detector["distance"] = counts, PIXEL, DISTANCE
+    file["entry_1/instrument_1/source_1/energy"] = 3e9
+with h5py.File(bad / "twice.h5", "w") as file:
+    product(file)
+    file["probe_position_indexes"][0] = 1
+    file["dp"] = counts
 with h5py.File(bad / "dangling.cxi", "w") as file:
     file["entry_1/data_1/data"] = h5py.ExternalLink("nowhere.h5", "/frames")
 with h5py.File(bad / "circle.cxi", "w") as file:

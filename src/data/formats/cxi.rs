@@ -1,9 +1,9 @@
 //! CXI files (version 1.6) and NeXus files that follow NXcxi_ptycho.
 //!
 //! Everything is in SI units unless an attribute says other. Translations are those of the sample, in
-//! a frame with y upwards and x to the left as seen along the beam, while columns and rows run to the
-//! right and downwards: the two reversals of each axis cancel, so that a pattern's patch lies at
-//! + translation / pixel.
+//! a frame with y upwards and x to the left as seen along the beam. Where columns and rows run to the
+//! right and downwards, as they do unless `basis_vectors` say other, the two reversals of each axis
+//! cancel: a pattern's patch lies at + translation / pixel.
 
 use ndarray::ArrayD;
 
@@ -35,23 +35,34 @@ const TRANSLATIONS: [&str; 5] = [
 ];
 const DISTANCES: [&str; 2] =
     ["entry_1/instrument_1/detector_1/distance", "entry/instrument/detector/distance"];
-const PIXELS: [&str; 4] = [
-    "entry_1/instrument_1/detector_1/x_pixel_size",
-    "entry_1/instrument_1/detector_1/y_pixel_size",
-    "entry/instrument/detector/x_pixel_size",
-    "entry/instrument/detector/y_pixel_size",
+const PIXELS: [[&str; 2]; 2] = [
+    ["entry_1/instrument_1/detector_1/x_pixel_size", "entry/instrument/detector/x_pixel_size"],
+    ["entry_1/instrument_1/detector_1/y_pixel_size", "entry/instrument/detector/y_pixel_size"],
 ];
+const BASES: [&str; 2] = [
+    "entry_1/instrument_1/detector_1/basis_vectors",
+    "entry_1/instrument_1/detector_1/geometry_1/basis_vectors",
+];
+const BEAMS: [&str; 2] = ["entry_1/instrument_1/beam_1", "entry/instrument/beam"];
 const WAVELENGTHS: [&str; 3] = [
     "entry_1/instrument_1/source_1/wavelength",
     "entry_1/instrument_1/beam_1/incident_wavelength",
     "entry/instrument/beam/incident_wavelength",
 ];
-const ENERGIES: [&str; 4] = [
+const ENERGIES: [&str; 6] = [
     "entry_1/instrument_1/beam_1/incident_beam_energy",
+    "entry_1/instrument_1/beam_1/incident_energy",
     "entry_1/instrument_1/beam_1/energy",
-    "entry_1/instrument_1/source_1/energy",
     "entry/instrument/beam/incident_beam_energy",
+    "entry/instrument/beam/incident_energy",
+    "entry/instrument/beam/energy",
 ];
+
+/// Of the photons in CXI; of the electrons in the ring where a NeXus file has a beam too.
+const SOURCE_ENERGY: &str = "entry_1/instrument_1/source_1/energy";
+
+/// Electron volts that photons, or electrons of a microscope, may have.
+const PLAUSIBLE: std::ops::RangeInclusive<f64> = 10.0..=1e6;
 const MASKS: [&str; 2] = ["entry_1/instrument_1/detector_1/mask", "entry/instrument/detector/mask"];
 const PROBES: [&str; 2] = [
     "entry_1/instrument_1/source_1/illumination",
@@ -63,18 +74,28 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
     let shape = file.member("diffraction", at)?.shape;
     let side = shape.last().copied().unwrap_or(0);
     let distance = length(&file, need(&file, "the distance of the detector", &DISTANCES)?)?;
-    let pixel = length(&file, need(&file, "the size of a detector pixel", &PIXELS)?)?;
     let energy = energy(&file)?;
-    let object = object_pixel(energy, distance, side, pixel);
-    if !(object.is_finite() && object > 0.0) {
+    // One pixel size may be left out.
+    let [x, y] = PIXELS.map(|places| file.first(&places));
+    let Some((x, y)) = x.or(y).zip(y.or(x)) else {
+        return Err(
+            file.problem(at, "has no size of a detector pixel (x_pixel_size, y_pixel_size)")
+        );
+    };
+    let pixels = [length(&file, x)?, length(&file, y)?];
+    let object = pixels.map(|pixel| object_pixel(energy, distance, side, pixel));
+    if !object.iter().all(|pixel| pixel.is_finite() && *pixel > 0.0) {
         let problem = format!(
             "makes no object pixel with {energy} eV, a distance of {distance} m and {side} pixels of \
-             {pixel} m"
+             {} × {} m",
+            pixels[0], pixels[1]
         );
         return Err(file.problem(at, &problem));
     }
     let places = need(&file, "translations", &TRANSLATIONS)?;
-    let positions = positions(&file, places, object, side)?;
+    let axes = axes(&file)?;
+    let positions = positions(&file, places, axes, object, side)?;
+    let [object, pixel] = [object[0], pixels[0]];
     let mut scan = Mapped::new(vec![file], true);
     scan.note(format!(
         "positions are translations of the sample: 1 pixel of the object is {object:.4e} m ({energy:.1} eV, \
@@ -97,15 +118,22 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
 
 /// 0 where a bit says that the pixel is not to be trusted.
 fn weight(bits: f64) -> f64 {
-    f64::from(u8::from(bits as u32 & !HAS_SIGNAL == 0))
+    // Of a signed type the highest bit is a sign.
+    let bits = bits.is_finite().then_some(bits as i64 as u32);
+    f64::from(u8::from(bits.is_some_and(|bits| bits & !HAS_SIGNAL == 0)))
 }
 
 fn need<'a>(file: &Hdf5, what: &str, places: &[&'a str]) -> Result<&'a str> {
-    file.first(places).ok_or_else(|| {
-        let looked: Vec<String> = places.iter().map(|at| format!("`/{at}`")).collect();
-        let entry = if file.has("entry_1") { "entry_1" } else { "entry" };
-        file.problem(entry, &format!("lacks {what}: looked for {}", looked.join(", ")))
-    })
+    if let Some(at) = file.first(places) {
+        return Ok(at);
+    }
+    // Behind a link that cannot be followed: that is what is wrong.
+    if file.first_link(places[0]).is_some() {
+        file.member("", places[0])?;
+    }
+    let looked: Vec<String> = places.iter().map(|at| format!("`/{at}`")).collect();
+    let entry = if file.has("entry_1") { "entry_1" } else { "entry" };
+    Err(file.problem(entry, &format!("lacks {what}: looked for {}", looked.join(", "))))
 }
 
 /// Metres at `at`, in the unit that it says.
@@ -131,10 +159,28 @@ fn metres(file: &Hdf5, at: &str) -> Result<f64> {
 
 /// Energy of the photons, eV.
 fn energy(file: &Hdf5) -> Result<f64> {
-    if let Some(at) = file.first(&WAVELENGTHS) {
-        return Ok(HC / length(file, at)?);
+    let (at, energy) = match file.first(&WAVELENGTHS) {
+        Some(at) => (at, HC / length(file, at)?),
+        None => {
+            let at = match file.first(&ENERGIES) {
+                None if file.first(&BEAMS).is_none() && file.has(SOURCE_ENERGY) => SOURCE_ENERGY,
+                _ => need(file, "energy or wavelength of the beam", &ENERGIES)?,
+            };
+            (at, electron_volts(file, at)?)
+        }
+    };
+    if !PLAUSIBLE.contains(&energy) {
+        let problem = format!(
+            "makes {energy:.4e} eV, expected {:e} to {:e} eV: check its unit",
+            PLAUSIBLE.start(),
+            PLAUSIBLE.end()
+        );
+        return Err(file.problem(at, &problem));
     }
-    let at = need(file, "energy or wavelength", &ENERGIES)?;
+    Ok(energy)
+}
+
+fn electron_volts(file: &Hdf5, at: &str) -> Result<f64> {
     let value = file.number(at)?;
     let unit = file.units(at);
     Ok(match unit.as_deref().map(str::trim) {
@@ -150,21 +196,52 @@ fn energy(file: &Hdf5) -> Result<f64> {
     })
 }
 
-/// Pixels of the object, the first patch from the corner of its array.
-fn positions(file: &Hdf5, at: &str, object: f64, side: usize) -> Result<Vec<Position>> {
-    let (values, metres) = (file.f64(at)?, metres(file, at)?);
-    let &[.., columns] = values.shape() else {
-        return Err(file.problem(at, "is a single number, expected (M,3)"));
+/// Directions of a pattern's columns and rows in space, of length 1; where the file does not say, to
+/// the right as seen along the beam and downwards, which is −x and −y.
+fn axes(file: &Hdf5) -> Result<[[f64; 3]; 2]> {
+    let Some(at) = file.first(&BASES) else { return Ok([[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]) };
+    let values = file.f64(at)?;
+    let flat: Vec<f64> = values.iter().copied().collect();
+    // Slow (down the rows) before fast (along the columns), each a row or each a column.
+    let [slow, fast] = match values.shape() {
+        [2, 3] => [0, 1].map(|k| [flat[3 * k], flat[3 * k + 1], flat[3 * k + 2]]),
+        [3, 2] => [0, 1].map(|k| [flat[k], flat[2 + k], flat[4 + k]]),
+        shape => {
+            let problem = format!("has shape {shape:?}, expected (2,3) or (3,2)");
+            return Err(file.problem(at, &problem));
+        }
     };
-    if !(2..=3).contains(&columns) || values.ndim() < 2 {
+    let unit = |v: [f64; 3]| {
+        let length = v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        v.map(|x| x / length)
+    };
+    let axes = [unit(fast), unit(slow)];
+    match axes.iter().flatten().all(|x| x.is_finite()) {
+        true => Ok(axes),
+        false => Err(file.problem(at, "has a vector without length")),
+    }
+}
+
+/// Pixels of the object, the first patch from the corner of its array. The probe moves against the
+/// sample, so that a translation t puts it at −t, of which `axes` take the parts.
+fn positions(
+    file: &Hdf5,
+    at: &str,
+    axes: [[f64; 3]; 2],
+    object: [f64; 2],
+    side: usize,
+) -> Result<Vec<Position>> {
+    let (values, metres) = (file.f64(at)?, metres(file, at)?);
+    let &[_, columns @ 2..=3] = values.shape() else {
         let problem = format!("has shape {:?}, expected (M,3)", values.shape());
         return Err(file.problem(at, &problem));
-    }
-    let flat: Vec<f64> = values.iter().map(|t| t * metres / object).collect();
-    let least = |axis: usize| {
-        flat.iter().skip(axis).step_by(columns).copied().fold(f64::INFINITY, f64::min)
     };
+    let flat: Vec<f64> = values.iter().map(|t| t * metres).collect();
+    let along = |t: &[f64], k: usize| {
+        -t.iter().zip(axes[k]).map(|(t, axis)| t * axis).sum::<f64>() / object[k]
+    };
+    let places: Vec<[f64; 2]> = flat.chunks(columns).map(|t| [along(t, 0), along(t, 1)]).collect();
     let half = (side / 2) as f64;
-    let [x, y] = [0, 1].map(|axis| half - least(axis));
-    Ok(flat.chunks(columns).map(|t| Position { x: t[0] + x, y: t[1] + y }).collect())
+    let [x, y] = [0, 1].map(|k| half - places.iter().map(|p| p[k]).fold(f64::INFINITY, f64::min));
+    Ok(places.iter().map(|p| Position { x: p[0] + x, y: p[1] + y }).collect())
 }

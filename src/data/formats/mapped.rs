@@ -1,5 +1,7 @@
 //! Arrays of HDF5 files under our keys: what all layouts have in common.
 
+use std::path::PathBuf;
+
 use ndarray::{Array1, ArrayD, Axis, IxDyn, concatenate};
 use num_complex::Complex32;
 
@@ -16,6 +18,7 @@ enum Held {
         at: Vec<String>,
         pick: Option<Vec<usize>>,
     },
+    Text(String),
     Real(ArrayD<f64>),
     Complex(ArrayD<Complex32>),
 }
@@ -47,20 +50,30 @@ impl Mapped {
     /// count them. With `pick` those alone, in that order.
     pub fn patterns(&mut self, file: usize, at: &[String], pick: Option<Vec<usize>>) -> Result<()> {
         let mut member = self.files[file].member("diffraction", &at[0])?;
-        let frames = |shape: &[usize]| match shape {
-            [outer @ .., _, _] => outer.iter().product(),
-            _ => 0usize,
-        };
-        let mut count = frames(&member.shape);
-        for more in &at[1..] {
-            count += frames(&self.files[file].member("diffraction", more)?.shape);
-        }
+        let count = self.count(file, at)?;
         if let [_, .., height, width] = *member.shape.as_slice() {
             member.shape = vec![pick.as_ref().map_or(count, Vec::len), height, width];
         }
         self.members.push(member);
         self.held.push(Held::Stored { file, at: at.to_vec(), pick });
         Ok(())
+    }
+
+    /// How many patterns there are at `at` of a file.
+    pub fn count(&self, file: usize, at: &[String]) -> Result<usize> {
+        let mut count = 0usize;
+        for at in at {
+            let shape = self.files[file].member("diffraction", at)?.shape;
+            let [outer @ .., _, _] = shape.as_slice() else {
+                let problem = format!("has shape {shape:?}, expected (M,N,N)");
+                return Err(self.files[file].problem(at, &problem));
+            };
+            let frames = outer.iter().try_fold(1usize, |n, &side| n.checked_mul(side));
+            let sum = frames.and_then(|frames| count.checked_add(frames));
+            let problem = || format!("has the impossible shape {shape:?}");
+            count = sum.ok_or_else(|| self.files[file].problem(at, &problem()))?;
+        }
+        Ok(count)
     }
 
     /// An array as it is in the file.
@@ -81,6 +94,11 @@ impl Mapped {
         self.held.push(Held::Complex(values));
     }
 
+    pub fn text(&mut self, key: &str, at: &str, text: String) {
+        self.held(key, at, &[], Kind::Unicode);
+        self.held.push(Held::Text(text));
+    }
+
     /// Positions in pixels.
     pub fn positions(&mut self, at: [&str; 2], positions: &[Position]) {
         let axis = |f: fn(&Position) -> f64| positions.iter().map(f).collect::<Array1<f64>>();
@@ -91,6 +109,7 @@ impl Mapped {
     fn held(&mut self, key: &str, at: &str, shape: &[usize], kind: Kind) {
         let (dtype, size) = match kind {
             Kind::Complex => ("<c8".to_owned(), 8),
+            Kind::Unicode => ("text".to_owned(), 0),
             _ => ("<f8".to_owned(), 8),
         };
         let at = Some(format!("/{}", at.trim_start_matches('/')));
@@ -133,10 +152,13 @@ impl Mapped {
                 })?
             }
         };
-        Ok(match pick {
-            Some(pick) => all.select(Axis(0), pick),
-            None => all,
-        })
+        match pick {
+            Some(pick) if pick.iter().any(|&i| i >= all.len_of(Axis(0))) => {
+                Err(file.problem(&at[0], "has fewer patterns than positions name"))
+            }
+            Some(pick) => Ok(all.select(Axis(0), pick)),
+            None => Ok(all),
+        }
     }
 }
 
@@ -150,6 +172,7 @@ impl Archive for Mapped {
             Held::Stored { file, at, pick } => self.gather(key, (*file, at, pick), Hdf5::f32),
             Held::Real(values) => Ok(values.mapv(|x| x as f32)),
             Held::Complex(values) => Ok(values.mapv(|z| z.re)),
+            Held::Text(_) => unreachable!("a text is not asked for numbers"),
         }
     }
 
@@ -158,6 +181,7 @@ impl Archive for Mapped {
             Held::Stored { file, at, pick } => self.gather(key, (*file, at, pick), Hdf5::f64),
             Held::Real(values) => Ok(values.clone()),
             Held::Complex(values) => Ok(values.mapv(|z| z.re.into())),
+            Held::Text(_) => unreachable!("a text is not asked for numbers"),
         }
     }
 
@@ -166,11 +190,27 @@ impl Archive for Mapped {
             Held::Stored { file, at, pick } => self.gather(key, (*file, at, pick), Hdf5::c64),
             Held::Real(values) => Ok(values.mapv(|x| Complex32::new(x as f32, 0.0))),
             Held::Complex(values) => Ok(values.clone()),
+            Held::Text(_) => unreachable!("a text is not asked for numbers"),
         }
     }
 
-    fn text(&mut self, _key: &str) -> Result<Option<String>> {
-        Ok(None)
+    fn text(&mut self, key: &str) -> Result<Option<String>> {
+        match self.of(key) {
+            Held::Text(text) => Ok(Some(text.clone())),
+            _ => Ok(None),
+        }
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.files.iter().map(|file| file.path().into()).collect();
+        for held in &self.held {
+            let Held::Stored { file, at, .. } = held else { continue };
+            // What cannot be read is said when it is read.
+            files.extend(at.iter().flat_map(|at| self.files[*file].files(at).unwrap_or_default()));
+        }
+        files.sort();
+        files.dedup();
+        files
     }
 
     fn notes(&self) -> &[String] {

@@ -51,9 +51,14 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
     files.extend(patterns);
     let holder = files.len() - 1;
     let mut scan = Mapped::new(files, !amplitudes);
-    let frames = scan.file(holder).member("diffraction", at)?.shape.first().copied().unwrap_or(0);
-    let (positions, pick) = positions(&mut scan, frames)?;
+    let frames = scan.count(holder, &[at.to_owned()])?;
+    let side = scan.file(holder).member("diffraction", at)?.shape.last().copied().unwrap_or(0);
+    let (positions, pick) = positions(&mut scan, frames, side)?;
     scan.patterns(holder, &[at.to_owned()], pick)?;
+    if amplitudes && scan.file(0).has("raw_data/_metadata") {
+        let text = scan.file(0).text("raw_data/_metadata")?;
+        scan.text("_metadata", "/raw_data/_metadata", text);
+    }
     scan.positions([X, Y], &positions);
     if scan.file(0).has("probe") {
         let probe = probe(&mut scan)?;
@@ -73,8 +78,18 @@ fn beside(path: &Path, from: &str, to: &str) -> Option<PathBuf> {
 
 /// Positions in pixels of the object, in the order of the patterns, and the patterns that have one if
 /// these are not all.
-fn positions(scan: &mut Mapped, frames: usize) -> Result<(Vec<Position>, Option<Vec<usize>>)> {
+fn positions(
+    scan: &mut Mapped,
+    frames: usize,
+    side: usize,
+) -> Result<(Vec<Position>, Option<Vec<usize>>)> {
     let file = scan.file(0);
+    if file.has("raw_data/xcoords") && file.has("raw_data/ycoords") {
+        // In pixels already, one for each pattern.
+        let (x, y) = (file.f64("raw_data/xcoords")?, file.f64("raw_data/ycoords")?);
+        scan.note("positions are those of `/raw_data`, in pixels");
+        return Ok((x.into_iter().zip(y).map(|(x, y)| Position { x, y }).collect(), None));
+    }
     let shape = file.member("objectGuess", "object")?.shape;
     let &[.., height, width] = shape.as_slice() else {
         return Err(file.problem("object", &format!("has shape {shape:?}, expected (L,H,W)")));
@@ -83,29 +98,57 @@ fn positions(scan: &mut Mapped, frames: usize) -> Result<(Vec<Position>, Option<
         let value = file.attribute("object", name);
         value.ok_or_else(|| file.problem("object", &format!("has no attribute `{name}`")))
     };
-    // As ptychodus places them: the centre of the object is in the middle of its array.
-    let axis = |at: &str, centre: &str, pixel: &str, side: usize| -> Result<Vec<f64>> {
+    let axis = |at: &str, centre: &str, pixel: &str| -> Result<Vec<f64>> {
         let (centre, pixel) = (attribute(centre)?, attribute(pixel)?);
         if !(pixel.is_finite() && pixel > 0.0) {
             return Err(file.problem("object", &format!("has pixels of {pixel} m")));
         }
-        let pixels = |x: &f64| (x - centre) / pixel + side as f64 / 2.0;
-        Ok(file.f64(at)?.iter().map(pixels).collect())
+        Ok(file.f64(at)?.iter().map(|x| (x - centre) / pixel).collect())
     };
-    let x = axis(X, "center_x_m", "pixel_width_m", width)?;
-    let y = axis(Y, "center_y_m", "pixel_height_m", height)?;
+    let x = axis(X, "center_x_m", "pixel_width_m")?;
+    let y = axis(Y, "center_y_m", "pixel_height_m")?;
     let pixel = attribute("pixel_width_m")?;
     if x.len() != y.len() {
         let problem = format!("has {} values, `/{X}` has {}", y.len(), x.len());
         return Err(file.problem(Y, &problem));
     }
-    let positions: Vec<Position> = x.into_iter().zip(y).map(|(x, y)| Position { x, y }).collect();
     let indices = match file.has("probe_position_indexes") {
-        true => file.f64("probe_position_indexes")?.iter().map(|&i| i as usize).collect(),
-        false => (0..positions.len()).collect(),
+        true => Some(indices(file)?),
+        false => None,
     };
-    scan.note(format!("positions are in metres: 1 pixel of the object is {pixel:.4e} m"));
-    pair(scan, positions, indices, frames)
+    // ptychodus has the centre of the object in the middle of its array; other programs write positions
+    // from its corner. Where the patches lie in the object tells them apart.
+    let (half_width, half_height) = (width as f64 / 2.0, height as f64 / 2.0);
+    let half = side as f64 / 2.0;
+    let inside = |at: f64, size: usize| (half..=size as f64 - half).contains(&at);
+    let outside = |dx: f64, dy: f64| {
+        x.iter()
+            .zip(&y)
+            .filter(|(x, y)| !inside(**x + dx, width) || !inside(**y + dy, height))
+            .count()
+    };
+    let corner = outside(0.0, 0.0) < outside(half_width, half_height);
+    let (dx, dy) = if corner { (0.0, 0.0) } else { (half_width, half_height) };
+    let positions: Vec<Position> =
+        x.iter().zip(&y).map(|(x, y)| Position { x: x + dx, y: y + dy }).collect();
+    let from = if corner { "corner" } else { "middle" };
+    scan.note(format!(
+        "positions are in metres from the {from} of the object, of which 1 pixel is {pixel:.4e} m"
+    ));
+    match indices {
+        Some(indices) => pair(scan, positions, indices, frames),
+        None => Ok((positions, None)),
+    }
+}
+
+/// Which pattern belongs to each position.
+fn indices(file: &Hdf5) -> Result<Vec<usize>> {
+    let whole =
+        |&i: &f64| (i >= 0.0 && i.fract() == 0.0 && i < 2f64.powi(53)).then_some(i as usize);
+    let values = file.f64("probe_position_indexes")?;
+    let indices: Option<Vec<usize>> = values.iter().map(whole).collect();
+    let problem = "holds values that are no numbers of patterns";
+    indices.ok_or_else(|| file.problem("probe_position_indexes", problem))
 }
 
 /// Positions in the order of their patterns.
@@ -118,14 +161,13 @@ fn pair(
     let mut order: Vec<usize> = (0..indices.len()).collect();
     order.sort_by_key(|&k| indices[k]);
     let sorted: Vec<usize> = order.iter().map(|&k| indices[k]).collect();
-    if sorted.windows(2).any(|two| two[0] == two[1]) || indices.len() != positions.len() {
-        // Some programs write zeros: then the order is all there is.
-        if positions.len() == frames {
-            scan.note(
-                "`probe_position_indexes` names no pattern for each position: their order counts",
-            );
-            return Ok((positions, None));
-        }
+    // Some programs write zeros: then the order is all there is.
+    if sorted.iter().all(|&i| i == sorted[0]) && positions.len() == frames && frames > 1 {
+        scan.note("`probe_position_indexes` is the same everywhere: positions are in the order of patterns");
+        return Ok((positions, None));
+    }
+    let repeated = sorted.windows(2).any(|two| two[0] == two[1]);
+    if repeated || indices.len() != positions.len() {
         let problem = format!(
             "does not say which of {frames} patterns belongs to each of {} positions",
             positions.len()

@@ -3,6 +3,8 @@
 //! `/meta/{energy (keV), distance (m), psize (m)}` and for each chunk `/chunks/K/{data [M, N, N],
 //! positions [M, 2] (y, x) in metres, weights}`: positions are as seen in the object.
 
+use ndarray::Array2;
+
 use super::mapped::Mapped;
 use super::object_pixel;
 use crate::Result;
@@ -16,30 +18,52 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
     let number = |name: &str| {
         let values = file.f64(&format!("meta/{name}"))?;
         let first = values.iter().copied().next().filter(|x| x.is_finite() && *x > 0.0);
+        // Of a size along each axis, both must be the same.
+        let first = first.filter(|x| values.iter().all(|y| (y / x - 1.0).abs() < 1e-6));
         first.ok_or_else(|| file.problem(&format!("meta/{name}"), "is no number above 0"))
     };
     let object = object_pixel(1e3 * number("energy")?, number("distance")?, side, number("psize")?);
     let positions = positions(&file, &chunks, object, side)?;
-    let weights = format!("{}/weights", chunks[0]);
     let mut scan = Mapped::new(vec![file], true);
     scan.note(format!("positions are in metres: 1 pixel of the object is {object:.4e} m"));
     let shown = format!("/{}/positions", chunks[0]);
     scan.patterns(0, &data, None)?;
     scan.positions([&shown, &shown], &positions);
-    if scan.file(0).has(&weights) {
-        let values = scan.file(0).f64(&weights)?;
-        match values.ndim() {
-            2 => scan.real("mask", &weights, values),
-            3 if !values.is_empty() => {
-                // One mask for all is what this program has: a pixel must be good in every pattern.
-                let mask = values.fold_axis(ndarray::Axis(0), f64::INFINITY, |a, b| a.min(*b));
-                scan.note(format!("`/{weights}` has a mask for each pattern: their least is used"));
-                scan.real("mask", &weights, mask);
-            }
-            _ => {}
-        }
+    match mask(scan.file(0), &chunks, side)? {
+        Some(mask) => scan.real("mask", "/chunks", mask.into_dyn()),
+        None => scan.note("there is no mask (`weights`, `weight2d`)"),
     }
     Ok(scan)
+}
+
+/// A pixel counts where it does in every pattern that says so: one mask for all is what there is here.
+fn mask(file: &Hdf5, chunks: &[String], side: usize) -> Result<Option<Array2<f64>>> {
+    let common = ["meta/weight2d", "info/weight2d"].map(str::to_owned);
+    let mut mask: Option<Array2<f64>> = None;
+    for at in chunks.iter().map(|chunk| format!("{chunk}/weights")).chain(common) {
+        if !file.has(&at) {
+            continue;
+        }
+        let weights = file.f64(&at)?;
+        // ptypy writes empty ones where a mask for all is kept elsewhere.
+        if weights.is_empty() || weights.ndim() < 2 {
+            continue;
+        }
+        let [.., height, width] = *weights.shape() else { unreachable!("two axes at least") };
+        if [height, width] != [side, side] {
+            let problem =
+                format!("has shape {:?}, the patterns are {side}×{side}", weights.shape());
+            return Err(file.problem(&at, &problem));
+        }
+        let all = mask.get_or_insert_with(|| Array2::ones((side, side)));
+        for (i, &weight) in weights.iter().enumerate() {
+            let at = [i / side % side, i % side];
+            if weight.is_nan() || weight <= 0.0 {
+                all[at] = 0.0;
+            }
+        }
+    }
+    Ok(mask)
 }
 
 /// Paths of the chunks, by number.
