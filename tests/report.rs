@@ -8,6 +8,7 @@ use ndarray::{Array2, Array3};
 use ptycho_gpu::backend::Description;
 use ptycho_gpu::cli::{Cli, Command};
 use ptycho_gpu::config::{self, DatasetFacts};
+use ptycho_gpu::data::Instrument;
 use ptycho_gpu::data::scan::{Dose, DoseOrigin, Scan, Source};
 use ptycho_gpu::report::colormap::UNCOVERED;
 use ptycho_gpu::report::{
@@ -280,6 +281,7 @@ fn scan() -> Scan {
         mask: None,
         object: None,
         labels: None,
+        instrument: Instrument::default(),
         source: Source { path: "scan.npz".into(), sha256: "ab12".into() },
     }
 }

@@ -102,6 +102,8 @@ fn numbers(scan: &Scan) -> Value {
         "dose_origin": scan.dose.origin,
         "mean_photons_per_pattern": scan.mean_photons(),
         "mean_count_per_pixel": scan.mean_count_per_pixel(),
+        "instrument": scan.instrument,
+        "object_pixel_m": scan.instrument.pixel_m(scan.side()),
         "input_scale": scan.input_scale(),
         "probe_gauge": scan.probe_gauge(),
         "x": [low.x, high.x],
@@ -186,6 +188,10 @@ fn facts(survey: &Survey) -> Vec<String> {
             "{near:.0} % with the nearest, {six:.0} % with six neighbours, for a probe of {:.1} pixels",
             overlap.probe_diameter
         )));
+    }
+    let instrument = scan.instrument.describe(scan.side());
+    if !instrument.is_empty() {
+        facts.push(("instrument", instrument));
     }
     facts.push(("SHA-256", scan.source.sha256.clone()));
     facts.into_iter().map(|(name, value)| format!("  {name:12} {value}")).collect()

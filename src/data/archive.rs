@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ndarray::ArrayD;
 use num_complex::Complex32;
 
+use super::instrument::Instrument;
 use crate::Result;
 
 /// A scan file of any format, open for reading. A new format is a value of this trait, and a line in
@@ -35,6 +36,11 @@ pub trait Archive {
     /// What was converted on the way, one sentence each.
     fn notes(&self) -> &[String] {
         &[]
+    }
+
+    /// What the file says of the instrument.
+    fn instrument(&self) -> Instrument {
+        Instrument::default()
     }
 
     /// Whether the format says that the patterns are intensities.

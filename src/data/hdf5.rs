@@ -153,6 +153,14 @@ impl Hdf5 {
         floats.or_else(whole).and_then(|values: Vec<f64>| values.first().copied())
     }
 
+    /// A numeric attribute of the file itself. Those of groups are beyond the crate that reads the
+    /// rest.
+    pub fn root_number(&self, name: &str) -> Option<f64> {
+        let root = hdf5_reader::Hdf5File::open(&self.path).and_then(|file| file.root_group());
+        let number = root.and_then(|root| root.attribute(name)).and_then(|it| it.read_as_f64());
+        number.ok().filter(|number| number.is_finite())
+    }
+
     /// The text at `at`.
     pub fn text(&self, at: &str) -> Result<String> {
         let texts = self.dataset(at)?.data.read_strings_lossy();

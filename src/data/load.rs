@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use log::{info, warn};
 use ndarray::{Array2, Array3, ArrayD, Ix2};
 use num_complex::Complex32;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::archive::{Archive, Member};
 use super::check::{Problem, Severity};
 use super::formats;
 use super::geometry::{self, Overlap};
+use super::instrument::Instrument;
 use super::layout::{self, Frames};
 use super::scan::{self, Dose, DoseOrigin, Position, Scan};
 use super::units::{self, Hints, InputDomain};
@@ -146,7 +148,9 @@ impl Reader {
             values::silence(&mut values, mask);
         }
         self.check_values(key, &values)?;
-        let (amplitude, dose) = self.resolve_units(key, values, options);
+        let metadata = self.metadata();
+        let (amplitude, dose) = self.resolve_units(key, values, options, &metadata);
+        let instrument = self.instrument(&metadata);
         if !probe.is_empty() {
             self.overlap = geometry::overlap(&positions, &probe);
         }
@@ -157,7 +161,18 @@ impl Reader {
         }
         let nominal = self.nominal(positions.len());
         let labels = self.labels(amplitude.dim(), frames);
-        Some(Scan { amplitude, dose, probe, positions, nominal, mask, object, labels, source })
+        Some(Scan {
+            amplitude,
+            dose,
+            probe,
+            positions,
+            nominal,
+            mask,
+            object,
+            labels,
+            instrument,
+            source,
+        })
     }
 
     /// What the file calls `key`, for messages.
@@ -364,8 +379,8 @@ impl Reader {
         key: &str,
         values: Array3<f32>,
         options: &LoadOptions,
+        metadata: &serde_json::Value,
     ) -> (Array3<f32>, Dose) {
-        let metadata = self.metadata();
         let photons = metadata.pointer("/physics_parameters/nphotons").and_then(|v| v.as_f64());
         let domain = metadata.get("measurement_domain").and_then(|v| v.as_str());
         let hints = Hints {
@@ -391,6 +406,22 @@ impl Reader {
         self.notes.push(format!("`{}` holds {}", self.shown(key), resolved.reason));
         self.units = Some(resolved.reason);
         (amplitude, dose)
+    }
+
+    /// What the format says, else what the metadata do.
+    fn instrument(&mut self, metadata: &serde_json::Value) -> Instrument {
+        let stated = self.archive.instrument();
+        let Some(more) = metadata.get("instrument").filter(|_| stated.is_unknown()) else {
+            return stated;
+        };
+        match Instrument::deserialize(more) {
+            Ok(instrument) => instrument,
+            Err(error) => {
+                let reason = format!("its `instrument` is not understood: {error}");
+                self.problems.push(Problem::Metadata { reason });
+                stated
+            }
+        }
     }
 
     /// The metadata, or null; a pickled string is read, any other pickle is passed over.

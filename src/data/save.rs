@@ -37,7 +37,13 @@ impl<'a> ScanFile<'a> {
     /// not carry it themselves.
     pub fn new(scan: &'a Scan) -> ScanFile<'a> {
         let own = matches!(scan.dose.origin, DoseOrigin::Counts | DoseOrigin::WholeSquares);
-        let photons = || json!({ "physics_parameters": { "nphotons": scan.mean_photons() } });
+        let mut metadata = json!({});
+        if !own {
+            metadata["physics_parameters"] = json!({ "nphotons": scan.mean_photons() });
+        }
+        if !scan.instrument.is_unknown() {
+            metadata["instrument"] = json!(scan.instrument);
+        }
         ScanFile {
             patterns: Patterns::Amplitude(scan.amplitude.view()),
             probe: scan.probe.view(),
@@ -46,7 +52,7 @@ impl<'a> ScanFile<'a> {
             mask: scan.mask.as_ref().map(|mask| mask.view()),
             object: scan.object.as_ref().map(|object| object.view()),
             labels: scan.labels.as_ref().map(|labels| labels.view()),
-            metadata: (!own).then(photons),
+            metadata: Some(metadata).filter(|metadata| *metadata != json!({})),
         }
     }
 }

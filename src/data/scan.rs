@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use ndarray::{Array2, Array3, Axis};
 use num_complex::Complex32;
 
+use super::instrument::Instrument;
+
 /// A scan: what was measured, where, and with which illumination.
 #[derive(Clone, Debug)]
 pub struct Scan {
@@ -24,6 +26,8 @@ pub struct Scan {
     pub object: Option<Array2<Complex32>>,
     /// [M, N, N] true object patches, for supervised training.
     pub labels: Option<Array3<Complex32>>,
+    /// What pixels are in metres, as far as the file says.
+    pub instrument: Instrument,
     pub source: Source,
 }
 
@@ -95,6 +99,7 @@ impl Scan {
             mask: self.mask.clone(),
             object: self.object.clone(),
             labels: self.labels.as_ref().map(|labels| labels.select(Axis(0), indices)),
+            instrument: self.instrument,
             source: self.source.clone(),
         }
     }

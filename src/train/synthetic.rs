@@ -107,6 +107,7 @@ impl Synthetic {
             mask: like.mask.clone(),
             object: None,
             labels: Some(labels),
+            instrument: like.instrument,
             source: Source {
                 path: like.source.path.clone(),
                 // Not that of the scan, which may be what is validated on.

@@ -7,10 +7,11 @@
 
 use ndarray::ArrayD;
 
+use super::ELECTRON_VOLT;
 use super::mapped::Mapped;
-use super::{ELECTRON_VOLT, HC, object_pixel};
 use crate::Result;
 use crate::data::hdf5::Hdf5;
+use crate::data::instrument::{HC, Instrument};
 use crate::data::scan::Position;
 
 /// No photon carries so few joules, nor so many electron volts as this is in joules.
@@ -83,7 +84,15 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
         );
     };
     let pixels = [length(&file, x)?, length(&file, y)?];
-    let object = pixels.map(|pixel| object_pixel(energy, distance, side, pixel));
+    let [x, y] = pixels;
+    let mut instrument = Instrument {
+        energy_ev: Some(energy),
+        distance_m: Some(distance),
+        detector_pixel_m: Some([y, x]),
+        ..Instrument::default()
+    };
+    let [height, width] = instrument.pixel_m(side).expect("energy, distance and pixels");
+    let object = [width, height];
     if !object.iter().all(|pixel| pixel.is_finite() && *pixel > 0.0) {
         let problem = format!(
             "makes no object pixel with {energy} eV, a distance of {distance} m and {side} pixels of \
@@ -94,9 +103,11 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
     }
     let places = need(&file, "translations", &TRANSLATIONS)?;
     let axes = axes(&file)?;
-    let positions = positions(&file, places, axes, object, side)?;
+    let (positions, corner) = positions(&file, places, axes, object, side)?;
+    instrument.origin_m = Some(corner);
     let [object, pixel] = [object[0], pixels[0]];
     let mut scan = Mapped::new(vec![file], true);
+    scan.set_instrument(instrument);
     scan.note(format!(
         "positions are translations of the sample: 1 pixel of the object is {object:.4e} m ({energy:.1} eV, \
          {distance} m, {side} pixels of {pixel:.4e} m)"
@@ -222,7 +233,8 @@ fn axes(file: &Hdf5) -> Result<[[f64; 3]; 2]> {
     }
 }
 
-/// Pixels of the object, the first patch from the corner of its array. The probe moves against the
+/// Pixels of the object, the first patch from the corner of its array, and the metres (y, x) of that
+/// corner. The probe moves against the
 /// sample, so that a translation t puts it at −t, of which `axes` take the parts.
 fn positions(
     file: &Hdf5,
@@ -230,7 +242,7 @@ fn positions(
     axes: [[f64; 3]; 2],
     object: [f64; 2],
     side: usize,
-) -> Result<Vec<Position>> {
+) -> Result<(Vec<Position>, [f64; 2])> {
     let (values, metres) = (file.f64(at)?, metres(file, at)?);
     let &[_, columns @ 2..=3] = values.shape() else {
         let problem = format!("has shape {:?}, expected (M,3)", values.shape());
@@ -243,5 +255,6 @@ fn positions(
     let places: Vec<[f64; 2]> = flat.chunks(columns).map(|t| [along(t, 0), along(t, 1)]).collect();
     let half = (side / 2) as f64;
     let [x, y] = [0, 1].map(|k| half - places.iter().map(|p| p[k]).fold(f64::INFINITY, f64::min));
-    Ok(places.iter().map(|p| Position { x: p[0] + x, y: p[1] + y }).collect())
+    let shifted = places.iter().map(|p| Position { x: p[0] + x, y: p[1] + y }).collect();
+    Ok((shifted, [-y * object[1], -x * object[0]]))
 }

@@ -8,6 +8,7 @@ use num_complex::Complex32;
 use crate::Result;
 use crate::data::archive::{Archive, Kind, Member};
 use crate::data::hdf5::Hdf5;
+use crate::data::instrument::Instrument;
 use crate::data::scan::Position;
 
 /// Where the values of a key are.
@@ -30,16 +31,22 @@ pub struct Mapped {
     held: Vec<Held>,
     notes: Vec<String>,
     intensities: bool,
+    instrument: Instrument,
 }
 
 impl Mapped {
     /// Nothing of these files yet.
     pub fn new(files: Vec<Hdf5>, intensities: bool) -> Mapped {
-        Mapped { files, members: vec![], held: vec![], notes: vec![], intensities }
+        let instrument = Instrument::default();
+        Mapped { files, members: vec![], held: vec![], notes: vec![], intensities, instrument }
     }
 
     pub fn file(&self, index: usize) -> &Hdf5 {
         &self.files[index]
+    }
+
+    pub fn set_instrument(&mut self, instrument: Instrument) {
+        self.instrument = instrument;
     }
 
     pub fn note(&mut self, text: impl Into<String>) {
@@ -219,5 +226,9 @@ impl Archive for Mapped {
 
     fn intensities(&self) -> bool {
         self.intensities
+    }
+
+    fn instrument(&self) -> Instrument {
+        self.instrument
     }
 }

@@ -17,9 +17,6 @@ use crate::{Error, Result};
 /// The first bytes of an HDF5 file.
 const HDF5: [u8; 8] = [0x89, b'H', b'D', b'F', b'\r', b'\n', 0x1a, b'\n'];
 
-/// Planck's constant times the speed of light, eV m (exact in the SI of 2019).
-const HC: f64 = 1.239_841_984_332_002_6e-6;
-
 /// Joules of an electron volt.
 const ELECTRON_VOLT: f64 = 1.602_176_634e-19;
 
@@ -52,9 +49,4 @@ fn is_hdf5(path: &Path) -> Result<bool> {
     let mut head = [0; 8];
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
     Ok(read.is_ok() && head == HDF5)
-}
-
-/// Metres of an object pixel: λ z / (N Δ).
-fn object_pixel(energy_ev: f64, distance: f64, side: usize, pixel: f64) -> f64 {
-    HC / energy_ev * distance / (side as f64 * pixel)
 }

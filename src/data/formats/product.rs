@@ -13,7 +13,9 @@ use num_complex::Complex32;
 
 use super::mapped::Mapped;
 use crate::Result;
+use crate::data::archive::Archive;
 use crate::data::hdf5::Hdf5;
+use crate::data::instrument::Instrument;
 use crate::data::scan::Position;
 
 const X: &str = "probe_position_x_m";
@@ -54,6 +56,12 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
     let frames = scan.count(holder, &[at.to_owned()])?;
     let side = scan.file(holder).member("diffraction", at)?.shape.last().copied().unwrap_or(0);
     let (positions, pick) = positions(&mut scan, frames, side)?;
+    let file = scan.file(0);
+    scan.set_instrument(Instrument {
+        energy_ev: file.root_number("probe_energy_eV"),
+        distance_m: file.root_number("detector_object_distance_m"),
+        ..scan.instrument()
+    });
     scan.patterns(holder, &[at.to_owned()], pick)?;
     if amplitudes && scan.file(0).has("raw_data/_metadata") {
         let text = scan.file(0).text("raw_data/_metadata")?;
@@ -87,7 +95,9 @@ fn positions(
     if file.has("raw_data/xcoords") && file.has("raw_data/ycoords") {
         // In pixels already, one for each pattern.
         let (x, y) = (file.f64("raw_data/xcoords")?, file.f64("raw_data/ycoords")?);
+        let instrument = placed(file).unwrap_or_default();
         scan.note("positions are those of `/raw_data`, in pixels");
+        scan.set_instrument(instrument);
         return Ok((x.into_iter().zip(y).map(|(x, y)| Position { x, y }).collect(), None));
     }
     let shape = file.member("objectGuess", "object")?.shape;
@@ -132,13 +142,38 @@ fn positions(
     let positions: Vec<Position> =
         x.iter().zip(&y).map(|(x, y)| Position { x: x + dx, y: y + dy }).collect();
     let from = if corner { "corner" } else { "middle" };
+    let pixels = [attribute("pixel_height_m")?, pixel];
+    let centre = [attribute("center_y_m")?, attribute("center_x_m")?];
+    let instrument = at_centre(pixels, centre, [dy, dx]);
     scan.note(format!(
         "positions are in metres from the {from} of the object, of which 1 pixel is {pixel:.4e} m"
     ));
+    scan.set_instrument(instrument);
     match indices {
         Some(indices) => pair(scan, positions, indices, frames),
         None => Ok((positions, None)),
     }
+}
+
+/// The instrument, from the size of pixels and the place of the object's centre, both (y, x) in metres,
+/// and that in pixels.
+fn at_centre(pixels: [f64; 2], centre: [f64; 2], middle: [f64; 2]) -> Instrument {
+    let origin = [0, 1].map(|k| centre[k] - middle[k] * pixels[k]);
+    Instrument { object_pixel_m: Some(pixels), origin_m: Some(origin), ..Instrument::default() }
+}
+
+/// The same from the attributes of the object, where it has all of them.
+fn placed(file: &Hdf5) -> Option<Instrument> {
+    let pair = |names: [&str; 2]| {
+        let [y, x] = names.map(|name| file.attribute("object", name).filter(|x| x.is_finite()));
+        Some([y?, x?])
+    };
+    let pixels = pair(["pixel_height_m", "pixel_width_m"])?;
+    let centre = pair(["center_y_m", "center_x_m"])?;
+    let shape = file.member("objectGuess", "object").ok()?.shape;
+    let &[.., height, width] = shape.as_slice() else { return None };
+    let middle = [height, width].map(|side| side as f64 / 2.0);
+    pixels.iter().all(|&pixel| pixel > 0.0).then(|| at_centre(pixels, centre, middle))
 }
 
 /// Which pattern belongs to each position.

@@ -6,9 +6,9 @@
 use ndarray::Array2;
 
 use super::mapped::Mapped;
-use super::object_pixel;
 use crate::Result;
 use crate::data::hdf5::Hdf5;
+use crate::data::instrument::Instrument;
 use crate::data::scan::Position;
 
 pub(super) fn open(file: Hdf5) -> Result<Mapped> {
@@ -22,9 +22,17 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
         let first = first.filter(|x| values.iter().all(|y| (y / x - 1.0).abs() < 1e-6));
         first.ok_or_else(|| file.problem(&format!("meta/{name}"), "is no number above 0"))
     };
-    let object = object_pixel(1e3 * number("energy")?, number("distance")?, side, number("psize")?);
-    let positions = positions(&file, &chunks, object, side)?;
+    let mut instrument = Instrument {
+        energy_ev: Some(1e3 * number("energy")?),
+        distance_m: Some(number("distance")?),
+        detector_pixel_m: Some([number("psize")?; 2]),
+        ..Instrument::default()
+    };
+    let [object, _] = instrument.pixel_m(side).expect("energy, distance and pixel");
+    let (positions, corner) = positions(&file, &chunks, object, side)?;
+    instrument.origin_m = Some(corner);
     let mut scan = Mapped::new(vec![file], true);
+    scan.set_instrument(instrument);
     scan.note(format!("positions are in metres: 1 pixel of the object is {object:.4e} m"));
     let shown = format!("/{}/positions", chunks[0]);
     scan.patterns(0, &data, None)?;
@@ -77,7 +85,13 @@ fn chunks(file: &Hdf5) -> Result<Vec<String>> {
     }
 }
 
-fn positions(file: &Hdf5, chunks: &[String], object: f64, side: usize) -> Result<Vec<Position>> {
+/// Positions in pixels, the first patch from the corner, and the metres (y, x) of that corner.
+fn positions(
+    file: &Hdf5,
+    chunks: &[String],
+    object: f64,
+    side: usize,
+) -> Result<(Vec<Position>, [f64; 2])> {
     let mut found = Vec::new();
     for chunk in chunks {
         let at = format!("{chunk}/positions");
@@ -92,5 +106,6 @@ fn positions(file: &Hdf5, chunks: &[String], object: f64, side: usize) -> Result
     let least = |f: fn(&Position) -> f64| found.iter().map(f).fold(f64::INFINITY, f64::min);
     let half = (side / 2) as f64;
     let (x, y) = (half - least(|p| p.x), half - least(|p| p.y));
-    Ok(found.iter().map(|p| Position { x: p.x + x, y: p.y + y }).collect())
+    let shifted = found.iter().map(|p| Position { x: p.x + x, y: p.y + y }).collect();
+    Ok((shifted, [y, x].map(|pixels| -pixels * object)))
 }

@@ -1,0 +1,80 @@
+//! What the numbers of a scan are in metres: photon energy, distances and pixels.
+
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use super::scan::Position;
+
+/// Planck's constant times the speed of light, eV m (exact in the SI of 2019).
+pub(super) const HC: f64 = 1.239_841_984_332_002_6e-6;
+
+/// The instrument, as far as the file says; pairs are (y, x), like the axes of an array.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Instrument {
+    /// Energy of a photon, eV.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub energy_ev: Option<f64>,
+    /// From the sample to the detector, m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distance_m: Option<f64>,
+    /// Height and width of a pixel of the detector, m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detector_pixel_m: Option<[f64; 2]>,
+    /// Height and width of a pixel of the object, m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object_pixel_m: Option<[f64; 2]>,
+    /// Where the position (0, 0) in object pixels is, m.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin_m: Option<[f64; 2]>,
+}
+
+impl Instrument {
+    pub fn is_unknown(&self) -> bool {
+        *self == Instrument::default()
+    }
+
+    /// λ = hc / E, m.
+    pub fn wavelength_m(&self) -> Option<f64> {
+        self.energy_ev.map(|energy| HC / energy)
+    }
+
+    /// [y, x] of an object pixel, m: as the file has it, else λ z / (N Δ).
+    pub fn pixel_m(&self, side: usize) -> Option<[f64; 2]> {
+        self.object_pixel_m.or_else(|| {
+            let (wavelength, distance) = (self.wavelength_m()?, self.distance_m?);
+            let size = |pixel: f64| wavelength * distance / (side as f64 * pixel);
+            self.detector_pixel_m.map(|pixel| pixel.map(size))
+        })
+    }
+
+    /// Where a position in pixels is, (y, x) in metres; without a known origin from pixel (0, 0).
+    pub fn metres(&self, side: usize, position: Position) -> Option<[f64; 2]> {
+        let ([height, width], [y, x]) = (self.pixel_m(side)?, self.origin_m.unwrap_or_default());
+        Some([y + position.y * height, x + position.x * width])
+    }
+
+    /// What is known, for people.
+    pub fn describe(&self, side: usize) -> String {
+        let mut text = Vec::new();
+        let mut add = |name: &str, value: String| {
+            let mut line = String::new();
+            let _ = write!(line, "{name} {value}");
+            text.push(line);
+        };
+        if let Some(energy) = self.energy_ev {
+            add("energy", format!("{energy:.6} eV"));
+        }
+        if let Some(distance) = self.distance_m {
+            add("distance", format!("{distance:.6} m"));
+        }
+        if let Some([height, width]) = self.detector_pixel_m {
+            add("detector pixel", format!("{height:.4e} × {width:.4e} m"));
+        }
+        if let Some([height, width]) = self.pixel_m(side) {
+            add("object pixel", format!("{height:.4e} × {width:.4e} m"));
+        }
+        text.join(", ")
+    }
+}
