@@ -207,7 +207,7 @@ fn a_short_last_batch_of_transposed_patches_is_stitched_alike() {
         let mut command = program();
         command.arg("infer").arg("--model-path").arg(&model).arg("--test-data").arg(&scan);
         command.arg("--output-dir").arg(&folder).args(["--device", device, "--batch-size=3"]);
-        command.args(["--transpose", "--swap-xy"]).assert().success();
+        command.args(["--transpose-patches", "--swap-xy"]).assert().success();
         let mut result = Npz::open(folder.join("reconstruction.npz")).unwrap();
         let object = result.c64("object").unwrap();
         let consistency = result.f32("consistency").unwrap();

@@ -6,6 +6,8 @@ use ndarray::{Array1, Array2, Array3, ArrayD};
 use num_complex::Complex32;
 use ptycho_gpu::data::{LoadOptions, NpzWriter, Position, Problem, Survey, survey};
 
+#[path = "data/frames.rs"]
+mod frames;
 #[path = "data/grouping.rs"]
 mod grouping;
 #[path = "data/inspect.rs"]

@@ -11,8 +11,15 @@ use std::sync::LazyLock;
 use ndarray::{Array2, Array3, Axis};
 use num_complex::Complex32;
 use predicates::str::contains;
-use ptycho_gpu::data::{LoadOptions, Patterns, Position, Scan, ScanFile, load, survey, write_scan};
+use ptycho_gpu::data::frames::Center;
+use ptycho_gpu::data::reading::{Format, PositionUnit};
+use ptycho_gpu::data::{
+    LoadOptions, Patterns, Position, Reading, Scan, ScanFile, load, survey, write_scan,
+};
 use tempfile::TempDir;
+
+#[path = "support/python.rs"]
+mod python;
 
 /// Side of the patterns.
 const N: usize = 16;
@@ -29,20 +36,13 @@ fn files() -> Option<&'static Files> {
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("source.npz");
         original(&source);
-        let python = std::env::var("PTYCHO_PYTHON").unwrap_or_else(|_| "python3".into());
+        let python = python::with_h5py()?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/write.py");
-        let done = Command::new(&python).arg(script).arg(&source).arg(folder.path()).output();
-        let said = match &done {
-            Ok(output) if output.status.success() => {
-                let scan = load(&source, &LoadOptions::default()).unwrap();
-                return Some(Files { folder, scan });
-            }
-            Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
-            Err(error) => error.to_string(),
-        };
-        assert!(std::env::var_os("PTYCHO_REQUIRE_H5PY").is_none(), "{python}: {said}");
-        eprintln!("no files by h5py: {}", said.lines().last().unwrap_or_default());
-        None
+        let done = Command::new(python).arg(script).arg(&source).arg(folder.path()).output();
+        let done = done.unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let scan = load(&source, &LoadOptions::default()).unwrap();
+        Some(Files { folder, scan })
     });
     FILES.as_ref()
 }
@@ -109,6 +109,78 @@ fn placed(got: &[Position], want: &[Position], shifted: bool) {
         let off = (got.x - want.x - by.0).hypot(got.y - want.y - by.1);
         assert!(off < 1e-6, "{got:?} is not {want:?} + {by:?}");
     }
+}
+
+/// The same with options; the layout has no probe.
+fn read_with(name: &str, reading: Reading) -> Option<(Scan, &'static Scan)> {
+    let files = files()?;
+    let options = LoadOptions { reading, without_probe: true, ..LoadOptions::default() };
+    Some((load(&files.folder.path().join(name), &options).unwrap(), &files.scan))
+}
+
+#[test]
+fn the_master_file_of_an_eiger_is_read_with_positions_of_their_own_and_cut_to_a_square() {
+    let Some(files) = files() else { return };
+    let path = files.folder.path().join("eiger/scan_master.h5");
+    let message = load(&path, &LoadOptions { without_probe: true, ..LoadOptions::default() })
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("--positions"), "{message}");
+    let reading = Reading {
+        positions: Some(files.folder.path().join("eiger/positions.txt")),
+        position_unit: Some(PositionUnit::Um),
+        center: Some(Center::At { row: 1 + N / 2, column: 6 + N / 2 }),
+        crop: Some(N),
+        ..Reading::default()
+    };
+    let (got, want) = read_with("eiger/scan_master.h5", reading).unwrap();
+    assert_eq!((&got.amplitude, &got.mask), (&want.amplitude, &want.mask));
+    assert_eq!(got.dose, want.dose);
+    // The pixel of the object is that of the cut, not that of the wide frame.
+    placed(&got.positions, &want.positions, true);
+    let pixel = got.instrument.pixel_m(N).unwrap()[0];
+    let metre = 1.239_841_984_332_002_6e-6 / 8000.0 * 2.0 / (N as f64 * 75e-6);
+    assert!((pixel / metre - 1.0).abs() < 1e-12, "{pixel}");
+}
+
+#[test]
+fn the_pair_of_fold_slice_is_read_from_either_file_with_the_pixel_that_is_given() {
+    let metre = 1.239_841_984_332_002_6e-6 / 8000.0 * 2.0 / (N as f64 * 75e-6);
+    for name in ["fold_para.hdf5", "fold_dp.hdf5"] {
+        let given = Reading { object_pixel: Some(metre), ..Reading::default() };
+        let Some((got, want)) = read_with(name, given) else { return };
+        unmasked(want, &got);
+        placed(&got.positions, &want.positions, true);
+        let path = files().unwrap().folder.path().join(name);
+        let message = load(&path, &LoadOptions::default()).unwrap_err().to_string();
+        assert!(message.contains("ppX") && message.contains("--object-pixel"), "{message}");
+    }
+}
+
+#[test]
+fn a_folder_is_one_scan_in_parts_and_other_scans_are_refused() {
+    let Some((got, want)) = read("parts") else { return };
+    assert_eq!((&got.amplitude, &got.probe), (&want.amplitude, &want.probe));
+    assert_eq!((&got.positions, &got.mask), (&want.positions, &want.mask));
+    assert_eq!(got.object, want.object);
+    let path = files().unwrap().folder.path().join("others");
+    let message = load(&path, &LoadOptions::default()).unwrap_err().to_string();
+    assert!(message.contains("scan_1.npz") && message.contains("several scans"), "{message}");
+}
+
+#[test]
+fn the_format_that_is_named_is_the_one_that_is_tried() {
+    let Some(files) = files() else { return };
+    let named = |name: &str, format| {
+        let reading = Reading { format: Some(format), ..Reading::default() };
+        let options = LoadOptions { reading, ..LoadOptions::default() };
+        load(&files.folder.path().join(name), &options).map_err(|error| error.to_string())
+    };
+    assert!(named("scan.cxi", Format::Nexus).is_ok());
+    let message = named("scan.cxi", Format::Ptyd).unwrap_err();
+    assert!(message.contains("chunks"), "{message}");
+    let message = named("source.npz", Format::Cxi).unwrap_err();
+    assert!(message.contains("no HDF5 file"), "{message}");
 }
 
 #[test]

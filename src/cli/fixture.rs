@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::data::geometry::bounds;
-use crate::data::{self, DoseOrigin, LoadOptions, Scan, ScanFile, load, write_scan};
+use crate::data::{LoadOptions, Scan, load, save_scan};
 use crate::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -66,9 +66,6 @@ impl FromStr for Span {
     }
 }
 
-/// Counts above this are not recovered exactly from the square root in f32.
-const EXACT_COUNT: f32 = 4_194_304.0;
-
 /// Writes the subset and its sidecar.
 pub fn run(args: Args) -> Result<()> {
     let scan = load(&args.source, &args.load)?;
@@ -77,7 +74,7 @@ pub fn run(args: Args) -> Result<()> {
     let wanted = args.patterns.unwrap_or(if whole { PATTERNS } else { part.len() });
     let indices: Vec<usize> = spread(part.len(), wanted)?.iter().map(|&i| part[i]).collect();
     let subset = scan.subset(&indices);
-    write_subset(&args.output, &subset)?;
+    save_scan(&args.output, &subset)?;
     let sidecar = args.output.with_extension("json");
     let text = format!("{:#}\n", provenance(&args, &subset, [scan.len(), part.len()], &indices)?);
     fs::write(&sidecar, text).map_err(Error::io("write", &sidecar))?;
@@ -106,24 +103,6 @@ pub fn spread(available: usize, wanted: usize) -> Result<Vec<usize>> {
         return Err(Error::Config(problem));
     }
     Ok((0..wanted).map(|i| i * available / wanted).collect())
-}
-
-/// Counts stay counts, amplitudes stay amplitudes with their dose.
-fn write_subset(path: &Path, subset: &Scan) -> Result<()> {
-    let base = ScanFile::new(subset);
-    let brightest = subset.amplitude.iter().fold(0f32, |max, &a| max.max(a * a));
-    if subset.dose.origin != DoseOrigin::Counts || brightest > EXACT_COUNT {
-        return write_scan(path, &base);
-    }
-    let counts = subset.amplitude.mapv(|a| (a * a).round() as u32);
-    if brightest.round() <= f32::from(u16::MAX) {
-        let short = counts.mapv(|n| n as u16);
-        return write_scan(
-            path,
-            &ScanFile { patterns: data::Patterns::Counts16(short.view()), ..base },
-        );
-    }
-    write_scan(path, &ScanFile { patterns: data::Patterns::Counts32(counts.view()), ..base })
 }
 
 fn provenance(

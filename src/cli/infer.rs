@@ -9,7 +9,7 @@ use super::refine;
 use super::train::Compat;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting};
-use crate::data::{self, LoadOptions};
+use crate::data::{self, LoadOptions, Reading};
 use crate::infer::{Network, Options, Reconstruction};
 use crate::metrics::{self, DataSpace, Evidence, Verdict};
 use crate::reconstruct::Rates;
@@ -57,6 +57,8 @@ pub struct Args {
     /// Which axis of the pattern array counts the frames
     #[arg(long, value_enum, ignore_case = true, default_value_t, help_heading = "Data")]
     pub order: FrameOrder,
+    #[command(flatten)]
+    pub reading: Reading,
     /// Scale the patterns by their own mean instead of by the training scan's
     #[arg(long, help_heading = "Data")]
     pub recompute_normalisation: bool,
@@ -73,9 +75,10 @@ pub struct Args {
     /// Mirror the y coordinates of the scan
     #[arg(long, help_heading = "Stitching")]
     pub flip_y: bool,
-    /// Exchange rows and columns of every patch; goes with --swap-xy
+    /// Exchange rows and columns of every patch; goes with --swap-xy. Where the frames of the detector
+    /// are stored transposed, --transpose is right instead
     #[arg(long, help_heading = "Stitching")]
-    pub transpose: bool,
+    pub transpose_patches: bool,
     /// Exchange the x and y coordinates of the scan
     #[arg(long, help_heading = "Stitching")]
     pub swap_xy: bool,
@@ -116,7 +119,7 @@ impl Args {
             orientation: Orientation {
                 flip_x: self.flip_x,
                 flip_y: self.flip_y,
-                transpose: self.transpose,
+                transpose: self.transpose_patches,
                 swap_xy: self.swap_xy,
                 coord_scale: self.coord_scale,
             },
@@ -144,10 +147,10 @@ impl Args {
             return refuse("--n-images is 0, but must be at least 1; leave it out for all".into());
         }
         self.refinement().map_or(Ok(()), |options| options.check())?;
-        if self.refine.is_some() && self.transpose {
+        if self.refine.is_some() && self.transpose_patches {
             return refuse(
-                "--refine works with the patterns as they are in the file, and --transpose turns \
-                 the patches of the network alone: transpose the patterns and leave it out"
+                "--refine works with the patterns, and --transpose-patches turns the patches of \
+                 the network alone: turn the frames instead, with --transpose"
                     .into(),
             );
         }
@@ -195,7 +198,8 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let checkpoint = Checkpoint::load(&path)?;
     let network = Network::new(&checkpoint, &path, args.batch_size, &device)?;
     let (input_domain, nphotons, order) = (args.input_domain, args.nphotons, args.order);
-    let options = LoadOptions { input_domain, nphotons, order, ..LoadOptions::default() };
+    let reading = args.reading.clone();
+    let options = LoadOptions { input_domain, nphotons, order, reading, ..LoadOptions::default() };
     let scan = data::load(&args.test_data, &options)?;
     let folder = &args.output_dir;
     let _guard = OutputFolder::create(folder)?;

@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::Result;
 
 pub mod bench;
+pub mod convert;
 pub mod demo;
 pub mod evaluate;
 pub mod fixture;
@@ -38,6 +39,8 @@ pub enum Command {
     Refine(Box<refine::Args>),
     /// Show what a scan file holds, and every problem with it
     Inspect(inspect::Args),
+    /// Turn a scan into a file of another format
+    Convert(Box<convert::Args>),
     /// Measure a reconstruction against the truth and against the data
     Evaluate(evaluate::Args),
     /// Simulate a scan with known object and probe
@@ -71,6 +74,7 @@ impl Cli {
             Command::Reconstruct(args) => reconstruct::run(*args),
             Command::Refine(args) => refine::run(*args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Convert(args) => convert::run(*args),
             Command::Evaluate(args) => evaluate::run(args),
             Command::Simulate(args) => simulate::run(args),
             Command::Fixture(args) => fixture::run(args),

@@ -10,7 +10,7 @@ use crate::config::{
     GroupInput, Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, Optimiser,
     OutputMode, Resume, RowModes, Schedule, TrainConfig,
 };
-use crate::data::{self, LoadOptions, Scan, check_network_side};
+use crate::data::{self, LoadOptions, Reading, Scan, check_network_side};
 use crate::reconstruct::modes;
 use crate::reconstruction::Saved;
 use crate::report::{self, Curve, OutputFolder, RunRecord, Series, loggers};
@@ -69,6 +69,9 @@ pub struct Args {
     /// Which axis of the pattern array counts the frames [default: auto]
     #[arg(long, ignore_case = true, help_heading = "Data")]
     pub order: Option<FrameOrder>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub reading: Reading,
 
     /// A group is the square of this many neighbouring patterns: 1, 2 or 3 [default: 1]
     #[arg(long, value_name = "G", help_heading = "Network")]
@@ -428,6 +431,7 @@ fn options(data: &DataConfig) -> LoadOptions {
         input_domain: data.input_domain,
         nphotons: data.nphotons,
         order: data.order,
+        reading: data.reading.clone(),
         ..LoadOptions::default()
     }
 }

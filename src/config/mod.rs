@@ -10,6 +10,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::Reading;
+
 mod choices;
 mod resolve;
 mod validate;
@@ -264,8 +266,9 @@ impl Default for OptimiserConfig {
 }
 
 /// What is learned from.
+// Unknown keys are found by `resolve`: serde cannot refuse them beside a flattened structure.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub struct DataConfig {
     /// Scans to learn from; at least one, if nothing is `synthetic`.
     pub train_data_file: Vec<PathBuf>,
@@ -291,6 +294,9 @@ pub struct DataConfig {
     pub validation_split: f64,
     /// Which axis of the pattern array counts the frames.
     pub order: FrameOrder,
+    /// How the files are read and their frames turned.
+    #[serde(flatten)]
+    pub reading: Reading,
 }
 
 impl Default for DataConfig {
@@ -308,6 +314,7 @@ impl Default for DataConfig {
             input_domain: InputDomain::Auto,
             validation_split: 0.0,
             order: FrameOrder::Auto,
+            reading: Reading::default(),
         }
     }
 }

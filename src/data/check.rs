@@ -76,6 +76,10 @@ pub enum Problem {
     LittleOverlap { percent: f64 },
     #[error("`{key}` has shape {shape:?}, expected {expected}; it is ignored")]
     Ignored { key: String, shape: Vec<usize>, expected: String },
+    #[error("{reason}")]
+    Frames { reason: String },
+    #[error("positions: {reason}")]
+    Positions { reason: String },
     #[error("patterns are {side} × {side}; the network takes 64, 128 or 256")]
     NetworkSide { side: usize },
 }
@@ -122,7 +126,7 @@ impl Problem {
             Empty => "check the program that wrote the file",
             CountMismatch { .. } => "write one position per pattern",
             NotSquare { .. } => {
-                "crop the patterns around their centre, or name the axes with --order"
+                "cut a square out with --crop (and --center), or name the axes with --order"
             }
             ProbeSide { .. } => "crop or pad the probe to the size of the patterns",
             AmbiguousOrder { .. } => "say --order first for (M,N,N) or --order last for (N,N,M)",
@@ -146,9 +150,9 @@ impl Problem {
             SwappedAxes { .. } => "x is the column and y the row: exchange xcoords and ycoords",
             LittleOverlap { .. } => "scan with a smaller step: 60 to 80 % of overlap is usual",
             Ignored { .. } => "reshape it if it is needed",
-            NetworkSide { .. } => {
-                "crop, pad or bin the patterns and the probe to one of these sides"
-            }
+            Frames { .. } => "change the flag, or leave it out",
+            Positions { .. } => "one position for each pattern is needed",
+            NetworkSide { .. } => "bring the patterns to one of these sides with --crop or --bin",
         }
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! The format itself is left to the crate `rust-hdf5`; what is here says what we accept of it.
 
+mod write;
+
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
@@ -14,6 +16,8 @@ use rust_hdf5::{
 
 use super::archive::{Kind, Member, convert_chunk, decoder};
 use crate::{Error, Result};
+
+pub use write::{Hdf5Writer, Written};
 
 /// A file may unpack to so many times its size: no filter that detectors use does more, deflate 1032
 /// times.

@@ -35,6 +35,17 @@ impl Instrument {
         *self == Instrument::default()
     }
 
+    /// Each value of this one, or where it is unknown of `other`.
+    pub fn or(self, other: Instrument) -> Instrument {
+        Instrument {
+            energy_ev: self.energy_ev.or(other.energy_ev),
+            distance_m: self.distance_m.or(other.distance_m),
+            detector_pixel_m: self.detector_pixel_m.or(other.detector_pixel_m),
+            object_pixel_m: self.object_pixel_m.or(other.object_pixel_m),
+            origin_m: self.origin_m.or(other.origin_m),
+        }
+    }
+
     /// λ = hc / E, m.
     pub fn wavelength_m(&self) -> Option<f64> {
         self.energy_ev.map(|energy| HC / energy)

@@ -68,6 +68,40 @@ pub fn frames(
     Ok(frames)
 }
 
+/// The same for frames that are yet to be cropped or turned: they need not be square, nor as large as
+/// the probe, and run along the first axis unless `order` says other.
+pub fn raw_frames(
+    key: &str,
+    shape: &[usize],
+    coordinates: usize,
+    order: FrameOrder,
+) -> Result<Frames, Problem> {
+    let &[a, b, c] = without_channel(shape) else {
+        let expected = "(M,H,W)".to_owned();
+        return Err(Problem::WrongShape { key: key.to_owned(), shape: shape.to_vec(), expected });
+    };
+    if [a, b, c].contains(&0) {
+        return Err(Problem::Empty);
+    }
+    let by_count = order == FrameOrder::Auto && a != coordinates && c == coordinates;
+    let frames = if by_count || order == FrameOrder::Last { Frames::Last } else { Frames::First };
+    let patterns = if frames == Frames::Last { c } else { a };
+    if patterns != coordinates {
+        let (key, shape) = (key.to_owned(), shape.to_vec());
+        return Err(Problem::CountMismatch { key, shape, patterns, coordinates });
+    }
+    Ok(frames)
+}
+
+/// The side that two neighbouring axes of the patterns share, 0 for none.
+pub fn shared_side(shape: &[usize]) -> usize {
+    match *without_channel(shape) {
+        [_, b, c] if b == c => c,
+        [a, b, _] if a == b => a,
+        _ => 0,
+    }
+}
+
 /// (M,N,N,1) is (M,N,N).
 fn without_channel(shape: &[usize]) -> &[usize] {
     match shape {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ndarray::{Array1, ArrayView2, ArrayView3, Axis};
+use ndarray::{Array1, Array3, ArrayView2, ArrayView3, Axis};
 use num_complex::Complex32;
 use serde_json::{Value, json};
 
@@ -39,7 +39,8 @@ impl<'a> ScanFile<'a> {
         let own = matches!(scan.dose.origin, DoseOrigin::Counts | DoseOrigin::WholeSquares);
         let mut metadata = json!({});
         if !own {
-            metadata["physics_parameters"] = json!({ "nphotons": scan.mean_photons() });
+            let (photons, kappa) = (scan.mean_photons(), scan.dose.kappa);
+            metadata["physics_parameters"] = json!({ "nphotons": photons, "kappa": kappa });
         }
         if !scan.instrument.is_unknown() {
             metadata["instrument"] = json!(scan.instrument);
@@ -54,6 +55,55 @@ impl<'a> ScanFile<'a> {
             labels: scan.labels.as_ref().map(|labels| labels.view()),
             metadata: Some(metadata).filter(|metadata| *metadata != json!({})),
         }
+    }
+}
+
+/// Counts above this are not recovered exactly from the square root in f32.
+const EXACT_COUNT: f32 = 4_194_304.0;
+
+/// [M, N, N] counts of a scan.
+#[derive(Debug)]
+pub enum CountedPatterns {
+    Short(Array3<u16>),
+    Long(Array3<u32>),
+}
+
+impl CountedPatterns {
+    /// The counts that a scan's amplitudes are the roots of, as large as they need to be; none where
+    /// the amplitudes are something else, or would not come back with the same bits.
+    pub fn of(scan: &Scan) -> Option<CountedPatterns> {
+        let counted = matches!(scan.dose.origin, DoseOrigin::Counts | DoseOrigin::WholeSquares);
+        let brightest = scan.amplitude.iter().fold(0f32, |max, &a| max.max(a * a));
+        if !counted || scan.dose.kappa != 1.0 || brightest > EXACT_COUNT {
+            return None;
+        }
+        let count = |a: f32| (a * a).round();
+        if !scan.amplitude.iter().all(|&a| count(a).sqrt() == a) {
+            return None;
+        }
+        Some(match brightest.round() <= f32::from(u16::MAX) {
+            true => CountedPatterns::Short(scan.amplitude.mapv(|a| count(a) as u16)),
+            false => CountedPatterns::Long(scan.amplitude.mapv(|a| count(a) as u32)),
+        })
+    }
+
+    pub fn view(&self) -> Patterns<'_> {
+        match self {
+            CountedPatterns::Short(counts) => Patterns::Counts16(counts.view()),
+            CountedPatterns::Long(counts) => Patterns::Counts32(counts.view()),
+        }
+    }
+}
+
+/// Writes all of a scan in our own layout: counts stay counts, amplitudes stay amplitudes with their
+/// dose.
+pub fn save_scan(path: impl AsRef<Path>, scan: &Scan) -> Result<()> {
+    let file = ScanFile::new(scan);
+    let counts =
+        (scan.dose.origin == DoseOrigin::Counts).then(|| CountedPatterns::of(scan)).flatten();
+    match &counts {
+        Some(counts) => write_scan(path, &ScanFile { patterns: counts.view(), ..file }),
+        None => write_scan(path, &file),
     }
 }
 

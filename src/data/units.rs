@@ -57,6 +57,8 @@ pub struct Hints {
     pub format_counts: bool,
     pub flag_photons: Option<f64>,
     pub metadata_photons: Option<f64>,
+    /// κ, where one of our own programs wrote it.
+    pub metadata_kappa: Option<f64>,
 }
 
 /// Amplitudes, their dose, and the reasons for a person to read.
@@ -74,6 +76,7 @@ pub struct Resolved {
 /// whole in every pixel only by chance; everything else is an amplitude. The square of an integer is
 /// whole too, so whole squares are looked for only after whole values.
 pub fn resolve(values: Array3<f32>, hints: Hints) -> Resolved {
+    let undecided = hints.domain == InputDomain::Auto && !hints.integer;
     let counts = match hints.domain {
         InputDomain::Counts => Some("counts, because --input-domain says so"),
         InputDomain::Amplitude => None,
@@ -88,13 +91,20 @@ pub fn resolve(values: Array3<f32>, hints: Hints) -> Resolved {
         ),
         InputDomain::Auto => None,
     };
-    match counts {
-        Some(reason) => Resolved {
+    match (counts, hints.metadata_kappa.filter(|_| undecided)) {
+        // Intensities in the unit of the amplitudes that they were made of.
+        (_, Some(kappa)) if hints.format_counts => Resolved {
+            amplitude: Counts(values).into_amplitude(),
+            dose: Dose { kappa, origin: DoseOrigin::Metadata },
+            reason: format!("intensities, of which 1 is {:.6e} photons (metadata)", kappa * kappa),
+        },
+        (_, Some(_)) => calibrate(Amplitude(values), hints),
+        (Some(reason), None) => Resolved {
             amplitude: Counts(values).into_amplitude(),
             dose: Dose { kappa: 1.0, origin: DoseOrigin::Counts },
             reason: reason.to_owned(),
         },
-        None => calibrate(Amplitude(values), hints),
+        (None, None) => calibrate(Amplitude(values), hints),
     }
 }
 
@@ -103,6 +113,12 @@ fn calibrate(amplitude: Amplitude, hints: Hints) -> Resolved {
         let reason =
             "amplitudes whose squares are whole numbers: one unit is one photon".to_owned();
         let dose = Dose { kappa: 1.0, origin: DoseOrigin::WholeSquares };
+        return Resolved { amplitude, dose, reason };
+    }
+    if let (Some(kappa), None) = (hints.metadata_kappa, hints.flag_photons) {
+        let photons = kappa.powi(2) * mean_energy(&amplitude.0);
+        let reason = format!("normalised amplitudes, {photons:.4e} photons per pattern (metadata)");
+        let dose = Dose { kappa, origin: DoseOrigin::Metadata };
         return Resolved { amplitude, dose, reason };
     }
     let (photons, origin, from) = match (hints.flag_photons, hints.metadata_photons) {

@@ -139,6 +139,52 @@ with h5py.File(folder / "scan.ptyd", "w") as file:
         weights[:, other[0], other[1]] = 1
         file[f"chunks/{number}/weights"] = 2 * weights
 
+# The master file of an Eiger: frames behind external links, in numbered files packed by bitshuffle and
+# LZ4, pixels that mark themselves as dead, wavelength in angstrom, and no positions.
+eiger = folder / "eiger"
+eiger.mkdir()
+frames = np.zeros((len(x), side + 4, side + 10), "u4")
+frames[:, 1:side + 1, 6:side + 6] = counts
+frames[:, 0, 0] = 2**32 - 1
+for number, part in enumerate([slice(0, 5), slice(5, None)], 1):
+    with h5py.File(eiger / f"scan_data_{number:06}.h5", "w", libver="latest") as file:
+        file.create_dataset("entry/data/data", data=frames[part], chunks=(1, *frames.shape[1:]),
+                            **hdf5plugin.Bitshuffle(cname="lz4"))
+with h5py.File(eiger / "scan_master.h5", "w", libver="latest") as file:
+    for number in (1, 2):
+        file[f"entry/data/data_{number:06}"] = h5py.ExternalLink(f"scan_data_{number:06}.h5", "/entry/data/data")
+    detector = file.create_group("entry/instrument/detector")
+    for name, value, unit in [("detector_distance", DISTANCE, "m"), ("x_pixel_size", PIXEL, "m"),
+                              ("y_pixel_size", PIXEL, "m")]:
+        detector[name] = value
+        detector[name].attrs["units"] = unit
+    bits = np.zeros(frames.shape[1:], "u4")
+    bits[0, 0] = 1
+    bits[1:side + 1, 6:side + 6] = np.where(mask > 0, 0, 2)
+    detector["detectorSpecific/pixel_mask"] = bits
+    file["entry/instrument/beam/incident_wavelength"] = HC / ENERGY * 1e10
+    file["entry/instrument/beam/incident_wavelength"].attrs["units"] = "angstrom"
+np.savetxt(eiger / "positions.txt", np.stack([x, y], axis=1) * metre * 1e6, header="x y (um)")
+
+# fold_slice: rows and columns are minus the positions.
+with h5py.File(folder / "fold_dp.hdf5", "w") as file:
+    file.create_dataset("dp", data=counts, chunks=(1, side, side), compression="gzip")
+with h5py.File(folder / "fold_para.hdf5", "w") as file:
+    file["ppX"], file["ppY"] = -x * metre, -y * metre
+
+# The parts of one scan in a folder, one of which is packed.
+parts = folder / "parts"
+parts.mkdir()
+for number, part in enumerate([slice(0, 3), slice(3, 9), slice(9, None)]):
+    some = {"diffraction": counts[part], "xcoords": x[part], "ycoords": y[part], "probeGuess": probe}
+    if number == 0:
+        some |= {"objectGuess": truth, "mask": mask}
+    (np.savez_compressed if number == 1 else np.savez)(parts / f"part_{number}.npz", **some)
+others = folder / "others"
+others.mkdir()
+for number in range(2):
+    np.savez(others / f"scan_{number}.npz", diffraction=counts, xcoords=x, ycoords=y, probeGuess=probe * (1 + number))
+
 # What must be refused.
 bad = folder / "bad"
 bad.mkdir()

@@ -1,4 +1,5 @@
-//! CXI files (version 1.6) and NeXus files that follow NXcxi_ptycho.
+//! CXI files (version 1.6), NeXus files that follow NXcxi_ptycho, and the master files of Eiger
+//! detectors.
 //!
 //! Everything is in SI units unless an attribute says other. Translations are those of the sample, in
 //! a frame with y upwards and x to the left as seen along the beam. Where columns and rows run to the
@@ -7,12 +8,13 @@
 
 use ndarray::ArrayD;
 
-use super::ELECTRON_VOLT;
 use super::mapped::Mapped;
+use super::{ELECTRON_VOLT, KEPT};
 use crate::Result;
 use crate::data::hdf5::Hdf5;
 use crate::data::instrument::{HC, Instrument};
 use crate::data::scan::Position;
+use crate::data::writers;
 
 /// No photon carries so few joules, nor so many electron volts as this is in joules.
 const JOULES: f64 = 1e-10;
@@ -27,6 +29,8 @@ const PATTERNS: [&str; 5] = [
     "entry/data/data",
     "entry/instrument/detector/data",
 ];
+/// The group of arrays that an Eiger numbers: data_000001, …
+const SERIES: &str = "entry/data";
 const TRANSLATIONS: [&str; 5] = [
     "entry_1/sample_1/geometry_1/translation",
     "entry_1/sample_1/geometry/translation",
@@ -34,8 +38,11 @@ const TRANSLATIONS: [&str; 5] = [
     "entry_1/instrument_1/detector_1/translation",
     "entry/sample/geometry/translation",
 ];
-const DISTANCES: [&str; 2] =
-    ["entry_1/instrument_1/detector_1/distance", "entry/instrument/detector/distance"];
+const DISTANCES: [&str; 3] = [
+    "entry_1/instrument_1/detector_1/distance",
+    "entry/instrument/detector/distance",
+    "entry/instrument/detector/detector_distance",
+];
 const PIXELS: [[&str; 2]; 2] = [
     ["entry_1/instrument_1/detector_1/x_pixel_size", "entry/instrument/detector/x_pixel_size"],
     ["entry_1/instrument_1/detector_1/y_pixel_size", "entry/instrument/detector/y_pixel_size"],
@@ -50,13 +57,14 @@ const WAVELENGTHS: [&str; 3] = [
     "entry_1/instrument_1/beam_1/incident_wavelength",
     "entry/instrument/beam/incident_wavelength",
 ];
-const ENERGIES: [&str; 6] = [
+const ENERGIES: [&str; 7] = [
     "entry_1/instrument_1/beam_1/incident_beam_energy",
     "entry_1/instrument_1/beam_1/incident_energy",
     "entry_1/instrument_1/beam_1/energy",
     "entry/instrument/beam/incident_beam_energy",
     "entry/instrument/beam/incident_energy",
     "entry/instrument/beam/energy",
+    "entry/instrument/detector/detectorSpecific/photon_energy",
 ];
 
 /// Of the photons in CXI; of the electrons in the ring where a NeXus file has a beam too.
@@ -64,58 +72,113 @@ const SOURCE_ENERGY: &str = "entry_1/instrument_1/source_1/energy";
 
 /// Electron volts that photons, or electrons of a microscope, may have.
 const PLAUSIBLE: std::ops::RangeInclusive<f64> = 10.0..=1e6;
-const MASKS: [&str; 2] = ["entry_1/instrument_1/detector_1/mask", "entry/instrument/detector/mask"];
+const MASKS: [&str; 5] = [
+    "entry_1/instrument_1/detector_1/mask",
+    "entry_1/instrument_1/detector_1/pixel_mask",
+    "entry/instrument/detector/mask",
+    "entry/instrument/detector/pixel_mask",
+    "entry/instrument/detector/detectorSpecific/pixel_mask",
+];
+const IMAGE: &str = "entry_1/image_1/data";
 const PROBES: [&str; 2] = [
     "entry_1/instrument_1/source_1/illumination",
     "entry_1/instrument_1/source_1/data_illumination",
 ];
 
-pub(super) fn open(file: Hdf5) -> Result<Mapped> {
-    let at = need(&file, "patterns", &PATTERNS)?;
-    let shape = file.member("diffraction", at)?.shape;
-    let side = shape.last().copied().unwrap_or(0);
-    let distance = length(&file, need(&file, "the distance of the detector", &DISTANCES)?)?;
-    let energy = energy(&file)?;
-    // One pixel size may be left out.
-    let [x, y] = PIXELS.map(|places| file.first(&places));
-    let Some((x, y)) = x.or(y).zip(y.or(x)) else {
-        return Err(
-            file.problem(at, "has no size of a detector pixel (x_pixel_size, y_pixel_size)")
-        );
+pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
+    let patterns = patterns(&file)?;
+    let at = patterns[0].as_str();
+    let side = file.member("diffraction", at)?.shape.last().copied().unwrap_or(0);
+    // The master file of a detector knows nothing of the sample.
+    let Some(places) = file.first(&TRANSLATIONS) else {
+        let mut scan = Mapped::new(vec![file], true);
+        let instrument = stated(scan.file(0), given).unwrap_or(given);
+        scan.set_instrument(instrument);
+        scan.note("there are no positions: give them with --positions");
+        return rest(scan, &patterns);
     };
-    let pixels = [length(&file, x)?, length(&file, y)?];
-    let [x, y] = pixels;
-    let mut instrument = Instrument {
-        energy_ev: Some(energy),
-        distance_m: Some(distance),
-        detector_pixel_m: Some([y, x]),
-        ..Instrument::default()
-    };
-    let [height, width] = instrument.pixel_m(side).expect("energy, distance and pixels");
-    let object = [width, height];
-    if !object.iter().all(|pixel| pixel.is_finite() && *pixel > 0.0) {
-        let problem = format!(
-            "makes no object pixel with {energy} eV, a distance of {distance} m and {side} pixels of \
-             {} × {} m",
-            pixels[0], pixels[1]
-        );
+    let mut instrument = stated(&file, given)?;
+    let known = instrument.pixel_m(side);
+    let Some([height, width]) = known.filter(|pair| pair.iter().all(|p| p.is_finite() && *p > 0.0))
+    else {
+        let problem = format!("makes no object pixel with {}", instrument.describe(side));
         return Err(file.problem(at, &problem));
-    }
-    let places = need(&file, "translations", &TRANSLATIONS)?;
-    let axes = axes(&file)?;
-    let (positions, corner) = positions(&file, places, axes, object, side)?;
+    };
+    let (positions, corner) = positions(&file, places, axes(&file)?, [width, height], side)?;
     instrument.origin_m = Some(corner);
-    let [object, pixel] = [object[0], pixels[0]];
+    let described = instrument.describe(side);
     let mut scan = Mapped::new(vec![file], true);
     scan.set_instrument(instrument);
-    scan.note(format!(
-        "positions are translations of the sample: 1 pixel of the object is {object:.4e} m ({energy:.1} eV, \
-         {distance} m, {side} pixels of {pixel:.4e} m)"
-    ));
-    scan.patterns(0, &[at.to_owned()], None)?;
+    scan.note(format!("positions are translations of the sample: {described}"));
     scan.positions([places, places], &positions);
+    rest(scan, &patterns)
+}
+
+/// What is given, and the rest of the instrument from the file.
+fn stated(file: &Hdf5, given: Instrument) -> Result<Instrument> {
+    if given.object_pixel_m.is_some() {
+        return Ok(given);
+    }
+    let distance = match given.distance_m {
+        Some(distance) => distance,
+        None => length(file, need(file, "the distance of the detector", &DISTANCES)?)?,
+    };
+    let energy = match given.energy_ev {
+        Some(energy) => energy,
+        None => energy(file)?,
+    };
+    let pixel = match given.detector_pixel_m {
+        Some(pixel) => pixel,
+        None => {
+            // One pixel size may be left out.
+            let [x, y] = PIXELS.map(|places| file.first(&places));
+            let Some((x, y)) = x.or(y).zip(y.or(x)) else {
+                let problem = "has no size of a detector pixel (x_pixel_size, y_pixel_size): give \
+                     --detector-pixel";
+                return Err(file.problem(entry(file), problem));
+            };
+            [length(file, y)?, length(file, x)?]
+        }
+    };
+    Ok(Instrument {
+        energy_ev: Some(energy),
+        distance_m: Some(distance),
+        detector_pixel_m: Some(pixel),
+        ..given
+    })
+}
+
+/// Where the patterns are: in one array, or in those that the master file of an Eiger numbers.
+fn patterns(file: &Hdf5) -> Result<Vec<String>> {
+    if let Some(at) = file.first(&PATTERNS) {
+        return Ok(vec![at.to_owned()]);
+    }
+    let mut numbered: Vec<String> = file
+        .names(SERIES)
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|name| {
+            let number = name.strip_prefix("data_");
+            number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+        })
+        .map(|name| format!("{SERIES}/{name}"))
+        .collect();
+    numbered.sort();
+    match numbered.is_empty() {
+        true => need(file, "patterns", &PATTERNS).map(|at| vec![at.to_owned()]),
+        false => Ok(numbered),
+    }
+}
+
+/// Patterns, probe and mask.
+fn rest(mut scan: Mapped, patterns: &[String]) -> Result<Mapped> {
+    scan.patterns(0, patterns, None)?;
     if let Some(at) = scan.file(0).first(&PROBES) {
         scan.stored("probeGuess", 0, at)?;
+    }
+    // Those of others lie anywhere.
+    if scan.file(0).has(writers::cxi::KEPT) && scan.file(0).has(IMAGE) {
+        scan.stored("objectGuess", 0, IMAGE)?;
     }
     if let Some(at) = scan.file(0).first(&MASKS) {
         let bits = scan.file(0).f64(at)?;
@@ -124,6 +187,7 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
         let mask: ArrayD<f64> = bits.mapv(weight);
         scan.real("mask", at, mask);
     }
+    scan.kept(0, writers::cxi::KEPT, &KEPT)?;
     Ok(scan)
 }
 
@@ -132,6 +196,10 @@ fn weight(bits: f64) -> f64 {
     // Of a signed type the highest bit is a sign.
     let bits = bits.is_finite().then_some(bits as i64 as u32);
     f64::from(u8::from(bits.is_some_and(|bits| bits & !HAS_SIGNAL == 0)))
+}
+
+fn entry(file: &Hdf5) -> &'static str {
+    if file.has("entry_1") { "entry_1" } else { "entry" }
 }
 
 fn need<'a>(file: &Hdf5, what: &str, places: &[&'a str]) -> Result<&'a str> {
@@ -143,8 +211,7 @@ fn need<'a>(file: &Hdf5, what: &str, places: &[&'a str]) -> Result<&'a str> {
         file.member("", places[0])?;
     }
     let looked: Vec<String> = places.iter().map(|at| format!("`/{at}`")).collect();
-    let entry = if file.has("entry_1") { "entry_1" } else { "entry" };
-    Err(file.problem(entry, &format!("lacks {what}: looked for {}", looked.join(", "))))
+    Err(file.problem(entry(file), &format!("lacks {what}: looked for {}", looked.join(", "))))
 }
 
 /// Metres at `at`, in the unit that it says.

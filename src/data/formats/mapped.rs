@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use ndarray::{Array1, ArrayD, Axis, IxDyn, concatenate};
 use num_complex::Complex32;
+use serde::Deserialize;
 
 use crate::Result;
 use crate::data::archive::{Archive, Kind, Member};
@@ -88,6 +89,33 @@ impl Mapped {
         let member = self.files[file].member(key, at)?;
         self.members.push(member);
         self.held.push(Held::Stored { file, at: vec![at.to_owned()], pick: None });
+        Ok(())
+    }
+
+    /// What our own writers keep in the group `at`: where it has one of `keys`, that is the array.
+    pub fn kept(&mut self, file: usize, at: &str, keys: &[&str]) -> Result<()> {
+        for key in keys {
+            let place = format!("{at}/{key}");
+            if !self.files[file].has(&place) {
+                continue;
+            }
+            if let Some(known) = self.members.iter().position(|member| member.name == *key) {
+                self.members.remove(known);
+                self.held.remove(known);
+            }
+            if *key != "_metadata" {
+                self.stored(key, file, &place)?;
+                continue;
+            }
+            let text = self.files[file].text(&place)?;
+            let metadata: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+            let instrument = metadata.as_ref().and_then(|metadata| metadata.get("instrument"));
+            // Its numbers have not been through other units.
+            if let Some(Ok(exact)) = instrument.map(Instrument::deserialize) {
+                self.instrument = exact;
+            }
+            self.text(key, &place, text);
+        }
         Ok(())
     }
 

@@ -6,17 +6,17 @@
 //! The patterns are in `/raw_data/diffraction` (amplitudes) or `/dp` (counts) of the file, or in `/dp`
 //! of the file whose name has `_dp` in place of `_para` or at its end.
 
-use std::path::{Path, PathBuf};
-
 use ndarray::{ArrayD, Axis};
 use num_complex::Complex32;
 
+use super::beside;
 use super::mapped::Mapped;
 use crate::Result;
 use crate::data::archive::Archive;
 use crate::data::hdf5::Hdf5;
 use crate::data::instrument::Instrument;
 use crate::data::scan::Position;
+use crate::data::writers::product::{KEPT, PLACEHOLDER};
 
 const X: &str = "probe_position_x_m";
 const Y: &str = "probe_position_y_m";
@@ -57,31 +57,25 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
     let side = scan.file(holder).member("diffraction", at)?.shape.last().copied().unwrap_or(0);
     let (positions, pick) = positions(&mut scan, frames, side)?;
     let file = scan.file(0);
+    // 0 stands for what is not known.
+    let known = |name: &str| file.root_number(name).filter(|&number| number > 0.0);
     scan.set_instrument(Instrument {
-        energy_ev: file.root_number("probe_energy_eV"),
-        distance_m: file.root_number("detector_object_distance_m"),
+        energy_ev: known("probe_energy_eV"),
+        distance_m: known("detector_object_distance_m"),
         ..scan.instrument()
     });
     scan.patterns(holder, &[at.to_owned()], pick)?;
-    if amplitudes && scan.file(0).has("raw_data/_metadata") {
-        let text = scan.file(0).text("raw_data/_metadata")?;
-        scan.text("_metadata", "/raw_data/_metadata", text);
-    }
     scan.positions([X, Y], &positions);
     if scan.file(0).has("probe") {
         let probe = probe(&mut scan)?;
         scan.complex("probeGuess", "/probe", probe);
     }
-    let object = object(&mut scan)?;
-    scan.complex("objectGuess", "/object", object);
+    if scan.file(0).attribute("object", PLACEHOLDER).is_none() {
+        let object = object(&mut scan)?;
+        scan.complex("objectGuess", "/object", object);
+    }
+    scan.kept(0, KEPT, &["xcoords_start", "ycoords_start", "mask", "Y", "_metadata"])?;
     Ok(scan)
-}
-
-/// The file beside `path` whose name has `to` in place of `from` at the end of its stem.
-fn beside(path: &Path, from: &str, to: &str) -> Option<PathBuf> {
-    let stem = path.file_stem()?.to_str()?.strip_suffix(from)?;
-    let name = |ending: &&str| path.with_file_name(format!("{stem}{to}.{ending}"));
-    ["hdf5", "h5", "hdf"].iter().map(name).find(|path| path.exists())
 }
 
 /// Positions in pixels of the object, in the order of the patterns, and the patterns that have one if

@@ -5,13 +5,15 @@
 
 use ndarray::Array2;
 
+use super::KEPT;
 use super::mapped::Mapped;
 use crate::Result;
 use crate::data::hdf5::Hdf5;
 use crate::data::instrument::Instrument;
 use crate::data::scan::Position;
+use crate::data::writers;
 
-pub(super) fn open(file: Hdf5) -> Result<Mapped> {
+pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
     let chunks = chunks(&file)?;
     let data: Vec<String> = chunks.iter().map(|chunk| format!("{chunk}/data")).collect();
     let side = file.member("diffraction", &data[0])?.shape.last().copied().unwrap_or(0);
@@ -22,11 +24,17 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
         let first = first.filter(|x| values.iter().all(|y| (y / x - 1.0).abs() < 1e-6));
         first.ok_or_else(|| file.problem(&format!("meta/{name}"), "is no number above 0"))
     };
+    let known = |given: Option<f64>, factor: f64, name: &str| {
+        given.map_or_else(|| Ok(factor * number(name)?), Ok)
+    };
     let mut instrument = Instrument {
-        energy_ev: Some(1e3 * number("energy")?),
-        distance_m: Some(number("distance")?),
-        detector_pixel_m: Some([number("psize")?; 2]),
-        ..Instrument::default()
+        energy_ev: Some(known(given.energy_ev, 1e3, "energy")?),
+        distance_m: Some(known(given.distance_m, 1.0, "distance")?),
+        detector_pixel_m: Some(match given.detector_pixel_m {
+            Some(pixel) => pixel,
+            None => [number("psize")?; 2],
+        }),
+        ..given
     };
     let [object, _] = instrument.pixel_m(side).expect("energy, distance and pixel");
     let (positions, corner) = positions(&file, &chunks, object, side)?;
@@ -41,6 +49,7 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
         Some(mask) => scan.real("mask", "/chunks", mask.into_dyn()),
         None => scan.note("there is no mask (`weights`, `weight2d`)"),
     }
+    scan.kept(0, writers::ptyd::KEPT, &KEPT)?;
     Ok(scan)
 }
 

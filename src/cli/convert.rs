@@ -1,0 +1,74 @@
+//! `ptycho-gpu convert`: a scan from one format into another.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::data::writers::{self, Target};
+use crate::data::{LoadOptions, Scan, load};
+use crate::{Error, Result, report};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The scan, in any format that is read
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// The file to write; its ending names the format: .npz, .h5 (ptychodus), _para.h5 (PtychoViT),
+    /// .cxi, .nxs, .ptyd
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// Format to write [default: from the ending of OUT]
+    #[arg(long, value_enum, ignore_case = true)]
+    pub to: Option<Target>,
+    /// Write over a file that is there already
+    #[arg(long)]
+    pub overwrite: bool,
+    /// End with one line of JSON on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// Only warnings and errors on stderr
+    #[arg(long)]
+    pub quiet: bool,
+    #[command(flatten)]
+    pub load: LoadOptions,
+}
+
+/// Reads, checks, writes, and says what the target cannot hold.
+pub fn run(args: Args) -> Result<()> {
+    report::log::init(args.quiet);
+    let target = args.to.map_or_else(|| Target::of(&args.output), Ok)?;
+    for path in writers::files(&args.output, target)? {
+        if !args.overwrite && path.exists() {
+            let problem = "is there already: give another name, or --overwrite";
+            return Err(Error::input(&path, problem));
+        }
+    }
+    let options = LoadOptions { without_probe: true, ..args.load };
+    let scan = load(&args.input, &options)?;
+    let notes = writers::write(&args.output, target, &scan, &provenance(&scan))?;
+    notes.iter().for_each(|note| log::info!("{}: {note}", args.output.display()));
+    log::info!(
+        "{}: {} patterns of {side} × {side} pixels",
+        args.output.display(),
+        scan.len(),
+        side = scan.side()
+    );
+    if args.json {
+        let line = json!({ "file": args.output, "patterns": scan.len(), "notes": notes });
+        report::print_json(&line)?;
+    }
+    Ok(())
+}
+
+/// Which program made the file, and of what.
+fn provenance(scan: &Scan) -> Value {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+    json!({
+        "program": env!("CARGO_PKG_NAME"),
+        "version": env!("CARGO_PKG_VERSION"),
+        "command": "convert",
+        "source": { "file": name(&scan.source.path), "sha256": scan.source.sha256 },
+        "kappa": scan.dose.kappa,
+        "instrument": scan.instrument,
+    })
+}

@@ -1,0 +1,70 @@
+//! The pair of files that fold_slice and PtychoShelves read: `NAME_dp.hdf5` with the patterns in `/dp`
+//! [M, N, N], and `NAME_para.hdf5` with `/ppX` and `/ppY` [M], metres. Their programs take
+//! (−ppY, −ppX) for the row and the column of a patch.
+//!
+//! Nothing in the pair says how large a pixel is: that is given by flags.
+
+use super::beside;
+use super::mapped::Mapped;
+use crate::Result;
+use crate::data::hdf5::Hdf5;
+use crate::data::instrument::Instrument;
+use crate::data::scan::Position;
+
+pub(super) const X: &str = "ppX";
+const Y: &str = "ppY";
+const PATTERNS: &str = "dp";
+
+/// Whether the file beside `path` has positions of this format.
+pub(super) fn is_beside(path: &std::path::Path) -> bool {
+    let para = beside(path, "_dp", "_para").and_then(|path| Hdf5::open(path).ok());
+    para.is_some_and(|file| file.has(X))
+}
+
+pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
+    let (dp, para) = match file.has(X) {
+        true => match beside(file.path(), "_para", "_dp") {
+            Some(path) => (Hdf5::open(path)?, file),
+            None => {
+                let problem = "are positions alone: their patterns were looked for in the file whose \
+                               name has `_dp` in place of `_para`, which is not there";
+                return Err(file.problem(X, problem));
+            }
+        },
+        false => match beside(file.path(), "_dp", "_para") {
+            Some(path) => (file, Hdf5::open(path)?),
+            None => {
+                let problem = "are patterns alone: their positions were looked for in the file whose \
+                               name has `_para` in place of `_dp`, which is not there";
+                return Err(file.problem(PATTERNS, problem));
+            }
+        },
+    };
+    let side = dp.member("diffraction", PATTERNS)?.shape.last().copied().unwrap_or(0);
+    let [height, width] = given.pixel_m(side).ok_or_else(|| {
+        let problem = "are metres, and nothing here says how large a pixel of the object is: give \
+                       --object-pixel, or --energy, --distance and --detector-pixel";
+        para.problem(X, problem)
+    })?;
+    let axis = |at: &str, pixel: f64| -> Result<Vec<f64>> {
+        Ok(para.f64(at)?.iter().map(|metres| -metres / pixel).collect())
+    };
+    let (x, y) = (axis(X, width)?, axis(Y, height)?);
+    if x.len() != y.len() {
+        let problem = format!("has {} values, `/{X}` has {}", y.len(), x.len());
+        return Err(para.problem(Y, &problem));
+    }
+    let least = |all: &[f64]| all.iter().copied().fold(f64::INFINITY, f64::min);
+    let half = (side / 2) as f64;
+    let (left, top) = (half - least(&x), half - least(&y));
+    let positions: Vec<Position> =
+        x.iter().zip(&y).map(|(x, y)| Position { x: x + left, y: y + top }).collect();
+    let mut scan = Mapped::new(vec![dp, para], true);
+    scan.set_instrument(Instrument { origin_m: Some([-top * height, -left * width]), ..given });
+    scan.note(format!(
+        "positions are −`/{X}` and −`/{Y}`: 1 pixel of the object is {width:.4e} m, as given"
+    ));
+    scan.patterns(0, &[PATTERNS.to_owned()], None)?;
+    scan.positions([X, Y], &positions);
+    Ok(scan)
+}

@@ -1,0 +1,224 @@
+//! A scan goes from every format into every other and comes back with the same bits; other programs
+//! find in the files what they look for.
+
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use ndarray::{Array2, Array3};
+use num_complex::Complex32;
+use predicates::prelude::PredicateBooleanExt;
+use predicates::str::contains;
+use ptycho_gpu::data::writers::{self, Target};
+use ptycho_gpu::data::{
+    Dose, DoseOrigin, Instrument, LoadOptions, Position, Scan, Source, load, save_scan,
+};
+
+#[path = "support/python.rs"]
+mod python;
+
+const N: usize = 16;
+const COUNT: usize = 7;
+
+const TARGETS: [(&str, Target); 5] = [
+    ("scan.npz", Target::Npz),
+    ("scan.h5", Target::Ptychodus),
+    ("scan_para.hdf5", Target::Ptychovit),
+    ("scan.cxi", Target::Cxi),
+    ("scan.ptyd", Target::Ptyd),
+];
+
+/// A scan with all that there can be, positions that no power of two divides, and of counts, if so.
+fn scan(counts: bool) -> Scan {
+    let amplitude = Array3::from_shape_fn((COUNT, N, N), |(m, y, x)| {
+        let count = ((m * 31 + y * 17 + x * 13) % 97) as f32 * if y == 8 { 900.0 } else { 1.0 };
+        if counts { count.sqrt() } else { (count + 0.37).sqrt() / 211.0 }
+    });
+    let mut mask = Array2::ones((N, N));
+    (mask[[2, 3]], mask[[0, 0]]) = (0.0, 0.0);
+    let mut amplitude = amplitude;
+    for mut pattern in amplitude.outer_iter_mut() {
+        pattern.zip_mut_with(&mask, |a, &w: &f32| *a *= w);
+    }
+    let wave = |a: f32, b: f32| Complex32::from_polar(0.3 + a.sin().abs(), b);
+    let place = |m: usize| Position { x: 11.1 + 2.3 * m as f64, y: 9.7 + 1.7 * (m % 3) as f64 };
+    let origin = if counts { DoseOrigin::Counts } else { DoseOrigin::Metadata };
+    Scan {
+        amplitude,
+        dose: Dose { kappa: if counts { 1.0 } else { 123.456_789_012_345_6 }, origin },
+        probe: Array3::from_shape_fn((2, N, N), |(p, y, x)| wave((p + y) as f32, x as f32 * 0.7)),
+        positions: (0..COUNT).map(place).collect(),
+        nominal: Some((0..COUNT).map(|m| Position { x: place(m).x + 0.1, ..place(m) }).collect()),
+        mask: Some(mask),
+        object: Some(Array2::from_shape_fn((41, 47), |(y, x)| wave(y as f32, x as f32 * 0.1))),
+        labels: Some(Array3::from_shape_fn((COUNT, N, N), |(m, y, x)| {
+            wave((m * y) as f32, x as f32)
+        })),
+        instrument: Instrument {
+            energy_ev: Some(8765.4321),
+            distance_m: Some(1.93),
+            detector_pixel_m: Some([7.5e-5, 7.6e-5]),
+            object_pixel_m: None,
+            origin_m: Some([-1.234e-6, 5.678e-6]),
+        },
+        source: Source { path: "scan".into(), sha256: String::new() },
+    }
+}
+
+/// Everything of a scan but where it came from.
+fn same(got: &Scan, want: &Scan, what: &str) {
+    assert_eq!(got.amplitude, want.amplitude, "{what}: amplitude");
+    assert_eq!(got.dose.kappa.to_bits(), want.dose.kappa.to_bits(), "{what}: dose");
+    assert_eq!(got.probe, want.probe, "{what}: probe");
+    assert_eq!(got.positions, want.positions, "{what}: positions");
+    assert_eq!(got.nominal, want.nominal, "{what}: commanded positions");
+    assert_eq!(got.mask, want.mask, "{what}: mask");
+    assert_eq!(got.object, want.object, "{what}: object");
+    assert_eq!(got.labels, want.labels, "{what}: true patches");
+    assert_eq!(got.instrument, want.instrument, "{what}: instrument");
+}
+
+fn read(path: &Path) -> Scan {
+    load(path, &LoadOptions { without_probe: true, ..LoadOptions::default() }).unwrap()
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap()
+}
+
+#[test]
+fn every_pair_of_formats_gives_back_the_very_scan() {
+    for counts in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let want = scan(counts);
+        let first = folder.path().join("first.npz");
+        save_scan(&first, &want).unwrap();
+        same(&read(&first), &want, "npz");
+        for (name, target) in TARGETS {
+            let one = folder.path().join(format!("one_{name}"));
+            writers::write(&one, target, &read(&first), &serde_json::json!({})).unwrap();
+            let there = read(&one);
+            same(&there, &want, &format!("npz -> {name}"));
+            for (other, target) in TARGETS {
+                let two = folder.path().join(format!("two_{other}"));
+                writers::write(&two, target, &there, &serde_json::json!({})).unwrap();
+                same(&read(&two), &want, &format!("{name} -> {other}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_scan_without_probe_object_and_mask_does_not_get_any() {
+    let folder = tempfile::tempdir().unwrap();
+    let bare = Scan {
+        probe: Array3::zeros((0, N, N)),
+        object: None,
+        mask: None,
+        labels: None,
+        nominal: None,
+        ..scan(true)
+    };
+    for (name, target) in TARGETS.into_iter().skip(1) {
+        let path = folder.path().join(name);
+        writers::write(&path, target, &bare, &serde_json::json!({})).unwrap();
+        let got = read(&path);
+        assert!(got.probe.is_empty() && got.object.is_none() && got.mask.is_none(), "{name}");
+        same(&got, &bare, name);
+    }
+}
+
+#[test]
+fn the_same_scan_gives_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, target) in TARGETS {
+        let [one, two] = ["one", "two"].map(|part| folder.path().join(format!("{part}_{name}")));
+        for path in [&one, &two] {
+            writers::write(path, target, &scan(true), &serde_json::json!({})).unwrap();
+        }
+        assert!(bytes(&one) == bytes(&two), "{name}");
+    }
+    let left: Vec<_> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains(".part"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+fn program() -> Command {
+    Command::cargo_bin("ptycho-gpu").unwrap()
+}
+
+fn saved(folder: &Path, scan: &Scan) -> PathBuf {
+    let path = folder.join("scan.npz");
+    save_scan(&path, scan).unwrap();
+    path
+}
+
+#[test]
+fn convert_says_what_other_programs_will_not_find() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = saved(folder.path(), &scan(false));
+    let target = folder.path().join("out.cxi");
+    program()
+        .arg("convert")
+        .args([&source, &target])
+        .arg("--json")
+        .assert()
+        .success()
+        .stderr(contains("true patches").and(contains("are no counts")))
+        .stdout(contains("\"patterns\":7"));
+    // A file that is there stays, unless it is said.
+    let before = bytes(&target);
+    program()
+        .arg("convert")
+        .args([&source, &target])
+        .assert()
+        .code(1)
+        .stderr(contains("--overwrite"));
+    assert!(bytes(&target) == before);
+    program().arg("convert").args([&source, &target]).arg("--overwrite").assert().success();
+}
+
+#[test]
+fn a_format_with_metres_asks_for_the_pixel_that_the_scan_does_not_know() {
+    let folder = tempfile::tempdir().unwrap();
+    let unknown = Scan { instrument: Instrument::default(), ..scan(true) };
+    let source = saved(folder.path(), &unknown);
+    for (name, flag) in
+        [("out.h5", "--object-pixel"), ("out.cxi", "--energy"), ("o.ptyd", "--dist")]
+    {
+        let target = folder.path().join(name);
+        let mut command = program();
+        command.arg("convert").args([&source, &target]);
+        command.assert().code(1).stderr(contains(flag));
+        assert!(!target.exists(), "{name} was left behind");
+    }
+    let target = folder.path().join("out.h5");
+    let mut command = program();
+    command.arg("convert").args([&source, &target]).args(["--object-pixel", "1e-8"]);
+    command.assert().success();
+    assert_eq!(read(&target).instrument.pixel_m(N), Some([1e-8; 2]));
+    let target = folder.path().join("out.xyz");
+    program()
+        .arg("convert")
+        .args([&source, &target])
+        .assert()
+        .code(1)
+        .stderr(contains("names no format"));
+}
+
+#[test]
+fn h5py_and_the_rules_of_other_readers_find_everything_at_its_place() {
+    let Some(python) = python::with_h5py() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let scan = scan(true);
+    saved(folder.path(), &scan);
+    for (name, target) in TARGETS.into_iter().skip(1) {
+        writers::write(&folder.path().join(name), target, &scan, &serde_json::json!({"a": 1}))
+            .unwrap();
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/formats/check.py");
+    let done = std::process::Command::new(python).arg(script).arg(folder.path()).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
