@@ -70,6 +70,7 @@
 //! | [`infer`], [`stitch`] | patches, and the object that they make |
 //! | [`reconstruct`] | the object, probe and positions solved for directly, or refined |
 //! | [`reconstruction`] | what comes out of all of them, and its file |
+//! | [`save`] | the same in the files of other programs |
 //! | [`metrics`] | a reconstruction against the truth and against the data |
 //! | [`simulate`] | scans with known object and probe |
 //! | [`cli`] | one file for each command |
@@ -98,6 +99,7 @@ pub mod random;
 pub mod reconstruct;
 pub mod reconstruction;
 pub mod report;
+pub mod save;
 pub mod simulate;
 pub mod stitch;
 pub mod train;

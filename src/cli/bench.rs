@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::stdout::say;
 use crate::Result;
 use crate::backend::{self, Chosen};
 use crate::config::{Architecture, Device};
@@ -80,15 +81,15 @@ fn ops(args: &OpsArgs) -> Result<()> {
     let device = args.common.open()?;
     let roofs = bench::roofs(&device)?;
     if args.common.json {
-        println!("{}", json!({ "device": device.to_string(), "roofs": roofs }));
+        say(json!({ "device": device.to_string(), "roofs": roofs }));
     } else {
         let (copy, multiply) = (roofs.gb_per_s, roofs.gflop_per_s);
-        println!("{device}\nroofs: copy {copy:.1} GB/s, multiply-add {multiply:.1} GFLOP/s\n");
-        println!("{:24} {:9} {:>18} {:>12} {:>12}  roof", "op", "stage", "shape", "µs", "rate");
+        say(format!("{device}\nroofs: copy {copy:.1} GB/s, multiply-add {multiply:.1} GFLOP/s\n"));
+        say(format!("{:24} {:9} {:>18} {:>12} {:>12}  roof", "op", "stage", "shape", "µs", "rate"));
     }
     let json = args.common.json;
     bench::ops(&device, &args.filter, &roofs, |time| {
-        if json { println!("{}", json!(time)) } else { print_op(time) }
+        if json { say(json!(time)) } else { print_op(time) }
     })?;
     Ok(())
 }
@@ -99,24 +100,24 @@ fn print_op(time: &OpTime) {
         Some(rate) => (rate, "GFLOP/s"),
         None => (gb_per_s, "GB/s"),
     };
-    println!(
+    say(format!(
         "{op:24} {stage:9} {shape:>18} {microseconds:>12.1} {rate:>8.1} {unit:7} {of_roof:>4.0} %"
-    );
+    ));
 }
 
 fn step(args: &StepArgs) -> Result<()> {
     let device = args.common.open()?;
     if !args.common.json {
-        println!("{device}");
-        println!(
+        say(&device);
+        say(format!(
             "{:12} {:8} {:>5} {:>6} {:>12} {:>14} {:>8}",
             "network", "job", "N", "batch", "ms", "patterns/s", "MB"
-        );
+        ));
     }
     for &architecture in &args.architecture {
         for (&n, &batch) in args.n.iter().flat_map(|n| args.batch.iter().map(move |b| (n, b))) {
             for time in bench::steps(&device, architecture, n, batch)? {
-                if args.common.json { println!("{}", json!(time)) } else { print_step(&time) }
+                if args.common.json { say(json!(time)) } else { print_step(&time) }
             }
         }
     }
@@ -127,7 +128,7 @@ fn print_step(time: &StepTime) {
     let StepTime { what, architecture, batch, n, ms, patterns_per_s, bytes, .. } = time;
     let architecture = architecture.to_string();
     let megabytes = *bytes as f64 * 1e-6;
-    println!(
+    say(format!(
         "{architecture:12} {what:8} {n:>5} {batch:>6} {ms:>12.2} {patterns_per_s:>14.1} {megabytes:>8.0}"
-    );
+    ));
 }

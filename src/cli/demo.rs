@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use ndarray::{Array2, Ix1, Ix2, s};
 use num_complex::{Complex32, Complex64};
+use serde_json::json;
 
+use super::stdout::print;
 use super::{infer, train};
 use crate::config::PatchWeighting;
 use crate::config::Schedule;
@@ -31,6 +33,9 @@ pub struct Args {
     /// Passes over the scan
     #[arg(long, value_name = "EPOCHS", default_value_t = EPOCHS)]
     pub epochs: usize,
+    /// Print one line of JSON instead of the table
+    #[arg(long)]
+    pub json: bool,
     /// Only warnings and errors on stderr
     #[arg(long)]
     pub quiet: bool,
@@ -93,14 +98,21 @@ pub fn run(args: Args) -> Result<()> {
     let compared = compare(&rebuilt.join("reconstruction.npz"), &truth)?;
     let picture = folder.join("comparison.png");
     compared.picture(&recipe(args.seed).object).write_png(&picture, "Truth and reconstruction")?;
-    print!("{}", Report { data: Some(data), truth: Some(compared.report) });
-    println!("\nTruth beside reconstruction  {}", picture.display());
-    for name in ["amplitude.png", "phase.png", "reconstruction.npz"] {
-        println!("{name:<28} {}", rebuilt.join(name).display());
+    let seconds = started.elapsed().as_secs_f64();
+    let report = Report { data: Some(data), truth: Some(compared.report) };
+    if args.json {
+        let mut line = json!(report);
+        line["folder"] = json!(folder);
+        line["picture"] = json!(picture);
+        line["seconds"] = json!(seconds);
+        return report::print_json(&line);
     }
-    println!("{:<28} {}", "checkpoints, history.csv", folder.display());
-    println!("{:.0} s in all", started.elapsed().as_secs_f64());
-    Ok(())
+    let mut text = format!("{report}\nTruth beside reconstruction  {}\n", picture.display());
+    for name in ["amplitude.png", "phase.png", "reconstruction.npz"] {
+        text += &format!("{name:<28} {}\n", rebuilt.join(name).display());
+    }
+    text += &format!("{:<28} {}\n", "checkpoints, history.csv", folder.display());
+    print(text + &format!("{seconds:.0} s in all\n"))
 }
 
 fn training(args: &Args, scan: &Path) -> train::Args {

@@ -8,11 +8,12 @@ use ndarray::{Array2, Ix2};
 use num_complex::Complex32;
 use serde_json::{Value, json};
 
+use super::stdout::print;
 use crate::data::npz::Npz;
 use crate::data::{LoadOptions, Scan, load};
 use crate::metrics::{Report, TruthReport, against_truth, data_space, is_guess};
 use crate::reconstruction::{Saved, shaped};
-use crate::{Error, Result};
+use crate::{Error, Result, report as output};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -50,9 +51,9 @@ pub fn run(args: Args) -> Result<()> {
     });
     let truth = truth.transpose()?;
     let report = Report { data, truth };
-    print!("{report}");
+    print(report.to_string())?;
     if let Some(note) = &note {
-        println!("{note}");
+        print(format!("{note}\n"))?;
     }
     if let Some(path) = &args.frc {
         write_frc(path, report.truth.as_ref())?;
@@ -65,7 +66,7 @@ pub fn run(args: Args) -> Result<()> {
         write_figures(path, &report, figures.clone())?;
     }
     if args.json {
-        println!("{figures}");
+        output::print_json(&figures)?;
     }
     Ok(())
 }

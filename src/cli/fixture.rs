@@ -8,9 +8,10 @@ use std::str::FromStr;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::stdout::print;
 use crate::data::geometry::bounds;
 use crate::data::{LoadOptions, Scan, load, save_scan};
-use crate::{Error, Result};
+use crate::{Error, Result, report};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -29,6 +30,9 @@ pub struct Args {
     /// Part of the scanned height to keep, 0 being the lowest y
     #[arg(long, value_name = "FROM:TO")]
     pub y: Option<Span>,
+    /// Print one line of JSON instead of text
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     pub load: LoadOptions,
 }
@@ -78,8 +82,13 @@ pub fn run(args: Args) -> Result<()> {
     let sidecar = args.output.with_extension("json");
     let text = format!("{:#}\n", provenance(&args, &subset, [scan.len(), part.len()], &indices)?);
     fs::write(&sidecar, text).map_err(Error::io("write", &sidecar))?;
-    println!("{}: {} of {} patterns", args.output.display(), indices.len(), scan.len());
-    Ok(())
+    let (chosen, all) = (indices.len(), scan.len());
+    if args.json {
+        let line =
+            json!({ "file": args.output, "sidecar": sidecar, "patterns": chosen, "of": all });
+        return report::print_json(&line);
+    }
+    print(format!("{}: {chosen} of {all} patterns\n", args.output.display()))
 }
 
 /// Patterns whose positions lie in a part of the scanned area.

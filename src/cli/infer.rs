@@ -15,6 +15,7 @@ use crate::metrics::{self, DataSpace, Evidence, Verdict};
 use crate::reconstruct::Rates;
 use crate::reconstruction::Saved;
 use crate::report::{self, Colormap, OutputFolder, Picture, Range, RunRecord};
+use crate::save::SaveArgs;
 use crate::stitch::Orientation;
 use crate::{Error, Result, backend, config, reconstruct};
 
@@ -97,6 +98,8 @@ pub struct Args {
     #[arg(long, requires = "refine", value_name = "COUNT", help_heading = "Refinement")]
     pub refine_modes: Option<usize>,
 
+    #[command(flatten)]
+    pub save: SaveArgs,
     /// End with one line of JSON on stdout
     #[arg(long)]
     pub json: bool,
@@ -201,6 +204,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let reading = args.reading.clone();
     let options = LoadOptions { input_domain, nphotons, order, reading, ..LoadOptions::default() };
     let scan = data::load(&args.test_data, &options)?;
+    args.save.check(&scan)?;
     let folder = &args.output_dir;
     let _guard = OutputFolder::create(folder)?;
     let computed = Instant::now();
@@ -221,6 +225,9 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let metadata = serde_json::Value::Object(record.json().clone());
     let file = if args.refine.is_some() { "network.npz" } else { "reconstruction.npz" };
     result.write(&folder.join(file), &scan, &metadata)?;
+    if args.refine.is_none() {
+        args.save.write(folder, &result, &scan, &metadata, &[])?;
+    }
     pictures(&result, folder)?;
     record.write(record_path(folder, args.refine.is_some()))?;
     log::info!(
@@ -240,7 +247,14 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     };
     let before = Saved::read(&folder.join(file))?;
     let (from, device) = (file.to_owned(), &device);
-    let job = refine::Job { scan: &scan, before: &before, from, options: &options, device };
+    let job = refine::Job {
+        scan: &scan,
+        before: &before,
+        from,
+        options: &options,
+        device,
+        save: &args.save,
+    };
     let line = refine::refine(&job, folder, false)?;
     if args.json {
         report::print_json(&line)?;

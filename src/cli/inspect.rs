@@ -1,10 +1,10 @@
 //! `ptycho-gpu inspect`: what a scan file holds, and every problem with it.
 
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::stdout::print;
 use crate::data::geometry;
 use crate::data::{
     LoadOptions, Position, Problem, Scan, Severity, Survey, check_network_side, survey,
@@ -40,11 +40,7 @@ pub fn run(args: Args) -> Result<()> {
         true => format!("{:#}\n", report(&args.file, &survey)),
         false => describe(&args.file, &survey),
     };
-    match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has seen enough.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        outcome => outcome.map_err(Error::io("write", "standard output"))?,
-    }
+    print(text)?;
     if survey.scan.is_some() {
         return Ok(());
     }

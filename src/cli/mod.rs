@@ -17,6 +17,7 @@ pub mod refine;
 pub mod selftest;
 pub mod shell;
 pub mod simulate;
+pub mod stdout;
 pub mod train;
 
 /// Physics-informed neural reconstruction of ptychography scans.

@@ -1,8 +1,9 @@
 //! `ptycho-gpu plan`: what a network is made of and what it takes, before anything is allocated.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _, stdout};
 
+use super::stdout::print;
+use crate::Result;
 use crate::config::{
     AmpActivation, Architecture, Head, LossConfig, ModelConfig, Optimiser, OptimiserConfig,
     OutputMode, RowModes,
@@ -12,7 +13,6 @@ use crate::graph::{Group, Role, Slot, Stage, Value};
 use crate::launch::{Arg, Launch};
 use crate::models::plans::{self, Sizes};
 use crate::plan::Plan;
-use crate::{Error, Result};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -157,11 +157,7 @@ impl Args {
 /// Prints the tables.
 pub fn run(args: Args) -> Result<()> {
     args.model().validate()?;
-    match stdout().write_all(describe(&args).as_bytes()) {
-        // The reader, `head` for example, has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        done => done.map_err(|error| Error::Run(format!("cannot print the plan: {error}"))),
-    }
+    print(describe(&args))
 }
 
 /// All tables that `args` ask for.

@@ -18,6 +18,7 @@ use crate::reconstruct::halves::{Halves, THRESHOLD, halves};
 use crate::reconstruct::modes::in_percent;
 use crate::reconstruct::{Options, Rates, Solved, Start, maps, reconstruct};
 use crate::report::{self, Colormap, Curve, OutputFolder, Picture, Range, RunRecord, Series};
+use crate::save::SaveArgs;
 use crate::{Error, Result, backend};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -132,6 +133,8 @@ pub struct SolverArgs {
     /// from memory [default: what the device has]
     #[arg(long, value_parser = super::train::bytes, value_name = "BYTES")]
     pub device_memory_limit: Option<usize>,
+    #[command(flatten)]
+    pub save: SaveArgs,
     /// End with one line of JSON on stdout
     #[arg(long)]
     pub json: bool,
@@ -185,6 +188,7 @@ pub fn run(args: Args) -> Result<()> {
     let device = backend::choose(args.solver.device)?;
     let load = LoadOptions { without_probe: true, ..args.load.clone() };
     let scan = data::load(&args.scan, &load)?;
+    args.solver.save.check(&scan)?;
     let folder = &args.output_dir;
     let _guard = OutputFolder::create(folder)?;
     let start = start(&args, &scan, &options, &device)?;
@@ -195,7 +199,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let mut record = record("reconstruct", &scan, &device, &options, &solved, halves.as_ref());
     record.timing("total_seconds", started.elapsed().as_secs_f64());
-    write(folder, &scan, &solved, halves.as_ref(), &record)?;
+    write(folder, &scan, &solved, halves.as_ref(), &record, &args.solver.save)?;
     record.write(folder.join("run.json"))?;
     say(&solved, halves.as_ref(), folder);
     if args.solver.json {
@@ -325,6 +329,7 @@ pub(super) fn write(
     solved: &Solved,
     halves: Option<&Halves>,
     record: &RunRecord,
+    save: &SaveArgs,
 ) -> Result<()> {
     let metadata = Value::Object(record.json().clone());
     let result = &solved.reconstruction;
@@ -342,6 +347,7 @@ pub(super) fn write(
             }
         },
     )?;
+    save.write(folder, result, scan, &metadata, &solved.outcome.losses)?;
     super::infer::object_pictures(result, &result.lit(), folder)?;
     let map = maps::over_scan(&result.positions, &residuals, &result.canvas);
     plain(folder, "residual.png", &map, "Residual of each pattern", "")?;

@@ -16,6 +16,7 @@ use crate::reconstruct::maps::{self, Change};
 use crate::reconstruct::{Options, Solved, Start, reconstruct};
 use crate::reconstruction::Saved;
 use crate::report::{self, Colormap, OutputFolder, Picture, Range};
+use crate::save::SaveArgs;
 use crate::{Error, Result, backend};
 
 /// Epochs unless other are asked for: a start that is nearly right needs few.
@@ -55,6 +56,7 @@ pub fn run(args: Args) -> Result<()> {
     let before = Saved::read(&args.reconstruction)?;
     let load = LoadOptions { without_probe: true, ..args.load.clone() };
     let scan = data::load(&args.scan, &load)?;
+    args.solver.save.check(&scan)?;
     let own = |folder: &Path| folder.join("reconstruction.npz").canonicalize().ok();
     let source = args.reconstruction.canonicalize().ok();
     let source = source.map(|p| if p.is_dir() { p.join("reconstruction.npz") } else { p });
@@ -67,7 +69,14 @@ pub fn run(args: Args) -> Result<()> {
     }
     let _guard = OutputFolder::create(&args.output_dir)?;
     let from = args.reconstruction.to_string_lossy().into_owned();
-    let job = Job { scan: &scan, before: &before, from, options: &options, device: &device };
+    let job = Job {
+        scan: &scan,
+        before: &before,
+        from,
+        options: &options,
+        device: &device,
+        save: &args.solver.save,
+    };
     let line = refine(&job, &args.output_dir, args.solver.frc)?;
     if args.solver.json {
         report::print_json(&line)?;
@@ -83,6 +92,7 @@ pub(super) struct Job<'a> {
     pub from: String,
     pub options: &'a Options,
     pub device: &'a Chosen,
+    pub save: &'a SaveArgs,
 }
 
 /// The job itself, which `infer --refine` does too; the figures of its last line.
@@ -98,7 +108,7 @@ pub(super) fn refine(job: &Job, folder: &Path, frc: bool) -> Result<Value> {
     let mut record = output::record("refine", scan, device, options, &solved, halves.as_ref());
     record.set("start", &job.from).result("before", &was).result("change", change.relative);
     record.timing("total_seconds", started.elapsed().as_secs_f64());
-    output::write(folder, scan, &solved, halves.as_ref(), &record)?;
+    output::write(folder, scan, &solved, halves.as_ref(), &record, job.save)?;
     pictures(&change, &solved, folder)?;
     let text = report_text(&job.from, &was, &solved, &change);
     report::atomic_write(folder.join("report.md"), text.as_bytes())?;

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::stdout;
 use crate::backend;
 use crate::config::Device;
 use crate::measure::selftest;
@@ -67,14 +68,19 @@ fn against_cudarc(args: &Args) -> Result<()> {
     let backend::Chosen::Cuda(device) = backend::choose(device)? else {
         return Err(Error::Config("--binding cust needs a CUDA device, not --device cpu".into()));
     };
-    println!("{device}");
-    println!("{:32} {:>12} {:>12}", "cust against cudarc", "launches", "numbers");
+    let say = |line: String| {
+        if !args.json {
+            stdout::say(line)
+        }
+    };
+    say(format!("{device}\n{:32} {:>12} {:>12}", "cust against cudarc", "launches", "numbers"));
     let checks = crate::measure::cust::run(&device, &args.filter, |check| {
         let verdict = match &check.differs {
             None => "same bits".into(),
             Some(buffer) => format!("DIFFERENT: {} in all, first in {buffer}", check.different),
         };
-        println!("{:32} {:>12} {:>12}  {verdict}", check.what, check.launches, check.numbers);
+        let (launches, numbers) = (check.launches, check.numbers);
+        say(format!("{:32} {launches:>12} {numbers:>12}  {verdict}", check.what));
     })?;
     if checks.is_empty() {
         return Err(nothing(&args.filter));
@@ -82,10 +88,10 @@ fn against_cudarc(args: &Args) -> Result<()> {
     let failed = checks.iter().filter(|check| check.differs.is_some()).count();
     if args.json {
         let (device, passed) = (device.to_string(), failed == 0);
-        println!("{}", json!({ "device": device, "passed": passed, "checks": checks }));
+        stdout::say(json!({ "device": device, "passed": passed, "checks": checks }));
     }
     if failed == 0 {
-        println!("all {} checks passed: the same bits with cust and with cudarc", checks.len());
+        say(format!("all {} checks passed: the same bits with cust and with cudarc", checks.len()));
         return Ok(());
     }
     let all = checks.len();
@@ -94,8 +100,12 @@ fn against_cudarc(args: &Args) -> Result<()> {
 
 fn against_the_cpu(args: &Args) -> Result<()> {
     let device = backend::choose(args.device)?;
-    println!("{device}");
-    println!("{:32} {:>12} {:>12}", "against the CPU in f64", "error", "bound");
+    let say = |line: String| {
+        if !args.json {
+            stdout::say(line)
+        }
+    };
+    say(format!("{device}\n{:32} {:>12} {:>12}", "against the CPU in f64", "error", "bound"));
     let checks = selftest::run(&device, &args.filter, !args.ops, |check| {
         let verdict = match (check.error <= check.bound, check.repeats, &check.overrun) {
             (_, _, Some(buffer)) => format!("OVERRUN past the end of {buffer}"),
@@ -103,7 +113,8 @@ fn against_the_cpu(args: &Args) -> Result<()> {
             (_, false, _) => "NOT REPEATED".into(),
             (true, true, None) => "ok".into(),
         };
-        println!("{:32} {:>12.1e} {:>12.0e}  {verdict}", check.what, check.error, check.bound);
+        let (error, bound) = (check.error, check.bound);
+        say(format!("{:32} {error:>12.1e} {bound:>12.0e}  {verdict}", check.what));
     });
     if checks.is_empty() {
         return Err(nothing(&args.filter));
@@ -112,10 +123,11 @@ fn against_the_cpu(args: &Args) -> Result<()> {
         checks.iter().filter(|c| !c.passed()).map(|c| c.what.as_str()).collect();
     if args.json {
         let passed = failed.is_empty();
-        println!("{}", json!({ "device": device.to_string(), "passed": passed, "checks": checks }));
+        let device = device.to_string();
+        stdout::say(json!({ "device": device, "passed": passed, "checks": checks }));
     }
     if failed.is_empty() {
-        println!("all {} checks passed, each twice with the same bits", checks.len());
+        say(format!("all {} checks passed, each twice with the same bits", checks.len()));
         return Ok(());
     }
     Err(Error::Run(format!(

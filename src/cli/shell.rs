@@ -1,12 +1,12 @@
 //! `ptycho-gpu completions` and `man`: what a shell wants to know of the program.
 
-use std::io::{ErrorKind, Write, stdout};
 use std::path::PathBuf;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 
 use super::Cli;
+use super::stdout::print;
 use crate::report::create_folder;
 use crate::{Error, Result};
 
@@ -41,12 +41,4 @@ pub fn man(args: Man) -> Result<()> {
     };
     create_folder(&folder)?;
     clap_mangen::generate_to(Cli::command(), &folder).map_err(Error::io("write into", &folder))
-}
-
-fn print(bytes: &[u8]) -> Result<()> {
-    match stdout().write_all(bytes) {
-        // The reader, `head` for example, has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        done => done.map_err(|error| Error::Run(format!("cannot print: {error}"))),
-    }
 }

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
-use crate::Result;
+use serde_json::json;
+
+use super::stdout::print;
 use crate::simulate::objects::ObjectKind;
 use crate::simulate::probes::ProbeKind;
 use crate::simulate::{DoseSpec, ObjectSpec, ProbeSpec, Recipe, ScanSpec, simulate};
+use crate::{Result, report};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -69,6 +72,9 @@ pub struct Args {
     /// Keep the expected intensities (written as amplitudes) instead of drawing counts
     #[arg(long)]
     pub noiseless: bool,
+    /// Print one line of JSON instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 impl Args {
@@ -110,12 +116,22 @@ pub fn run(args: Args) -> Result<()> {
     scan.write(&args.output)?;
     let (height, width) = scan.object.dim();
     let (modes, side, _) = scan.probe.dim();
-    println!(
-        "{}: {} patterns of {side}×{side} pixels, {:.4e} photons each; object {height}×{width}; {modes} probe mode{}",
+    let (patterns, photons) = (scan.positions.len(), scan.mean_photons());
+    if args.json {
+        return report::print_json(&json!({
+            "file": args.output,
+            "patterns": patterns,
+            "side": side,
+            "photons_per_pattern": photons,
+            "object": [height, width],
+            "probe_modes": modes,
+            "seed": args.seed,
+        }));
+    }
+    print(format!(
+        "{}: {patterns} patterns of {side}×{side} pixels, {photons:.4e} photons each; object \
+         {height}×{width}; {modes} probe mode{}\n",
         args.output.display(),
-        scan.positions.len(),
-        scan.mean_photons(),
         if modes == 1 { "" } else { "s" },
-    );
-    Ok(())
+    ))
 }

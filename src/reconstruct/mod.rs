@@ -214,6 +214,9 @@ pub struct Outcome {
     pub halvings: usize,
     /// Share of each mode in the power of the probe, the strongest first.
     pub mode_powers: Vec<f64>,
+    /// Of each epoch; history.csv has them too.
+    #[serde(skip)]
+    pub losses: Vec<f64>,
     /// How the positions were moved, if they were solved for.
     pub moves: Option<positions::Moves>,
     pub patterns_per_second: f64,

@@ -136,6 +136,7 @@ impl Job<'_> {
             halvings: self.state.halvings,
             mode_powers: modes::powers(probe.view()),
             moves: None,
+            losses: self.state.losses.clone(),
             patterns_per_second: (self.state.epoch * frames) as f64 / seconds.max(1e-9),
             seconds,
         })

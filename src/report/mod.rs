@@ -67,11 +67,10 @@ impl Drop for OutputFolder {
     }
 }
 
-/// Prints one line of JSON on stdout. A reader that has gone away is an error, not a panic.
+/// Prints one line of JSON on stdout.
 pub fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let line = serde_json::to_string(value).map_err(|error| Error::Run(error.to_string()))?;
-    writeln!(std::io::stdout(), "{line}")
-        .map_err(|error| Error::Run(format!("cannot write to stdout: {error}")))
+    crate::cli::stdout::print(line + "\n")
 }
 
 /// Writes `bytes` to `path` so that the file is either whole or not there: a temporary file in

@@ -92,7 +92,8 @@ pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
     // The master file of a detector knows nothing of the sample.
     let Some(places) = file.first(&TRANSLATIONS) else {
         let mut scan = Mapped::new(vec![file], true);
-        let instrument = stated(scan.file(0), given).unwrap_or(given);
+        let silent = said_nowhere(scan.file(0));
+        let instrument = if silent { given } else { stated(scan.file(0), given)? };
         scan.set_instrument(instrument);
         scan.note("there are no positions: give them with --positions");
         return rest(scan, &patterns);
@@ -114,6 +115,12 @@ pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
     rest(scan, &patterns)
 }
 
+/// Whether the file says nothing at all of the instrument.
+fn said_nowhere(file: &Hdf5) -> bool {
+    let places = [&DISTANCES[..], &WAVELENGTHS, &ENERGIES, &PIXELS[0], &PIXELS[1]];
+    places.iter().all(|places| file.first(places).is_none()) && !file.has(SOURCE_ENERGY)
+}
+
 /// What is given, and the rest of the instrument from the file.
 fn stated(file: &Hdf5, given: Instrument) -> Result<Instrument> {
     if given.object_pixel_m.is_some() {
@@ -121,7 +128,7 @@ fn stated(file: &Hdf5, given: Instrument) -> Result<Instrument> {
     }
     let distance = match given.distance_m {
         Some(distance) => distance,
-        None => length(file, need(file, "the distance of the detector", &DISTANCES)?)?,
+        None => length(file, need(file, "the distance of the detector (--distance)", &DISTANCES)?)?,
     };
     let energy = match given.energy_ev {
         Some(energy) => energy,
@@ -242,7 +249,7 @@ fn energy(file: &Hdf5) -> Result<f64> {
         None => {
             let at = match file.first(&ENERGIES) {
                 None if file.first(&BEAMS).is_none() && file.has(SOURCE_ENERGY) => SOURCE_ENERGY,
-                _ => need(file, "energy or wavelength of the beam", &ENERGIES)?,
+                _ => need(file, "energy or wavelength of the beam (--energy)", &ENERGIES)?,
             };
             (at, electron_volts(file, at)?)
         }

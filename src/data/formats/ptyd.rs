@@ -17,12 +17,19 @@ pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
     let chunks = chunks(&file)?;
     let data: Vec<String> = chunks.iter().map(|chunk| format!("{chunk}/data")).collect();
     let side = file.member("diffraction", &data[0])?.shape.last().copied().unwrap_or(0);
-    let number = |name: &str| {
-        let values = file.f64(&format!("meta/{name}"))?;
-        let first = values.iter().copied().next().filter(|x| x.is_finite() && *x > 0.0);
-        // Of a size along each axis, both must be the same.
-        let first = first.filter(|x| values.iter().all(|y| (y / x - 1.0).abs() < 1e-6));
-        first.ok_or_else(|| file.problem(&format!("meta/{name}"), "is no number above 0"))
+    // A size along each axis, the rows first, or one for both.
+    let pair = |name: &str| {
+        let at = format!("meta/{name}");
+        let values: Vec<f64> = file.f64(&at)?.iter().copied().collect();
+        match *values.as_slice() {
+            [both] if both > 0.0 && both.is_finite() => Ok([both; 2]),
+            [y, x] if y > 0.0 && x > 0.0 && (x + y).is_finite() => Ok([y, x]),
+            _ => Err(file.problem(&at, "is no number above 0")),
+        }
+    };
+    let number = |name: &str| match pair(name)? {
+        [one, other] if one == other => Ok(one),
+        _ => Err(file.problem(&format!("meta/{name}"), "has two different values")),
     };
     let known = |given: Option<f64>, factor: f64, name: &str| {
         given.map_or_else(|| Ok(factor * number(name)?), Ok)
@@ -32,16 +39,16 @@ pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
         distance_m: Some(known(given.distance_m, 1.0, "distance")?),
         detector_pixel_m: Some(match given.detector_pixel_m {
             Some(pixel) => pixel,
-            None => [number("psize")?; 2],
+            None => pair("psize")?,
         }),
         ..given
     };
-    let [object, _] = instrument.pixel_m(side).expect("energy, distance and pixel");
+    let object = instrument.pixel_m(side).expect("energy, distance and pixel");
     let (positions, corner) = positions(&file, &chunks, object, side)?;
     instrument.origin_m = Some(corner);
     let mut scan = Mapped::new(vec![file], true);
     scan.set_instrument(instrument);
-    scan.note(format!("positions are in metres: 1 pixel of the object is {object:.4e} m"));
+    scan.note(format!("positions are in metres: 1 pixel of the object is {:.4e} m", object[1]));
     let shown = format!("/{}/positions", chunks[0]);
     scan.patterns(0, &data, None)?;
     scan.positions([&shown, &shown], &positions);
@@ -98,7 +105,7 @@ fn chunks(file: &Hdf5) -> Result<Vec<String>> {
 fn positions(
     file: &Hdf5,
     chunks: &[String],
-    object: f64,
+    [height, width]: [f64; 2],
     side: usize,
 ) -> Result<(Vec<Position>, [f64; 2])> {
     let mut found = Vec::new();
@@ -109,12 +116,12 @@ fn positions(
             let problem = format!("has shape {:?}, expected (M,2)", values.shape());
             return Err(file.problem(&at, &problem));
         }
-        let flat: Vec<f64> = values.iter().map(|m| m / object).collect();
-        found.extend(flat.chunks(2).map(|yx| Position { x: yx[1], y: yx[0] }));
+        let flat: Vec<f64> = values.iter().copied().collect();
+        found.extend(flat.chunks(2).map(|yx| Position { x: yx[1] / width, y: yx[0] / height }));
     }
     let least = |f: fn(&Position) -> f64| found.iter().map(f).fold(f64::INFINITY, f64::min);
     let half = (side / 2) as f64;
     let (x, y) = (half - least(|p| p.x), half - least(|p| p.y));
     let shifted = found.iter().map(|p| Position { x: p.x + x, y: p.y + y }).collect();
-    Ok((shifted, [y, x].map(|pixels| -pixels * object)))
+    Ok((shifted, [-y * height, -x * width]))
 }

@@ -145,6 +145,12 @@ impl Hdf5Writer {
         set.map_err(|error| refuse(&self.path, &error))
     }
 
+    /// Several texts that belong to a group.
+    pub fn group_texts(&mut self, at: &str, name: &str, texts: &[&str]) -> Result<()> {
+        let set = self.group(at)?.set_attr_string_array(name, texts);
+        set.map_err(|error| refuse(&self.path, &error))
+    }
+
     /// A number that belongs to the file.
     pub fn file_number(&mut self, name: &str, value: f64) -> Result<()> {
         self.file().set_attr_numeric(name, &value).map_err(|error| refuse(&self.path, &error))
