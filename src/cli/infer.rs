@@ -201,6 +201,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let checkpoint = Checkpoint::load(&path)?;
     let network = Network::new(&checkpoint, &path, args.batch_size, &device)?;
     let (input_domain, nphotons, order) = (args.input_domain, args.nphotons, args.order);
+    compare_frames(&checkpoint, &args.reading);
     let reading = args.reading.clone();
     let options = LoadOptions { input_domain, nphotons, order, reading, ..LoadOptions::default() };
     let scan = data::load(&args.test_data, &options)?;
@@ -260,6 +261,23 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
         report::print_json(&line)?;
     }
     Ok(figures)
+}
+
+/// Warns where frames are turned in another way than in the training: a network knows those.
+fn compare_frames(checkpoint: &Checkpoint, reading: &Reading) {
+    let now = serde_json::to_value(reading).unwrap_or_default();
+    for name in ["center", "transpose", "flip", "rotate", "crop", "bin"] {
+        let before = &checkpoint.metadata["configuration"][name]["value"];
+        let off = |value: &serde_json::Value| value.is_null() || *value == false;
+        if *before == now[name] || off(before) && off(&now[name]) {
+            continue;
+        }
+        let said = |value: &serde_json::Value| match off(value) {
+            true => format!("no --{name}"),
+            false => format!("--{name} {}", value.to_string().trim_matches('"')),
+        };
+        log::warn!("the network was trained with {}, here is {}", said(before), said(&now[name]));
+    }
 }
 
 /// The last line of `--json`.
