@@ -210,7 +210,7 @@ fn patches_outside_the_object_and_exchanged_axes_are_noticed() {
     draft.object = Some(Array2::ones((21, 42)));
     assert_eq!(names(&draft.problems()), ["outside_object", "swapped_axes"]);
     draft.more.push(("Y", ArrayD::zeros(vec![3, 3])));
-    assert!(names(&draft.problems()).contains(&"ignored"));
+    assert!(names(&draft.problems()).iter().any(|name| name == "ignored"));
 }
 
 #[test]
