@@ -5,13 +5,15 @@
 
 mod write;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use ndarray::{ArrayD, IxDyn};
 use num_complex::Complex32;
 use rust_hdf5::{
-    ByteOrder, DatatypeMessage, H5Dataset, H5File, H5FileOptions, H5Group, Hdf5Error, LinkClass,
+    ByteOrder, DatatypeMessage, H5Dataset, H5File, H5FileOptions, H5Group, Hdf5Error, Hyperslab,
+    LinkClass, Selection,
 };
 
 use super::archive::{Kind, Member, convert_chunk, decoder};
@@ -305,31 +307,54 @@ impl Hdf5 {
             return Err(self.problem(at, &problem));
         }
         let mappings = data.virtual_mappings().map_err(|error| self.refuse(at, &error))?;
-        let mut seen = Vec::new();
+        let mut seen: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
         for mapping in mappings {
-            let (file, path) = (mapping.source_file_name, mapping.source_dset_name);
-            if seen.contains(&(file.clone(), path.clone())) {
-                continue;
+            if !fits(&mapping.virtual_selection, &data.shape()) {
+                return Err(self.problem(at, "maps more elements than it has: it is damaged"));
             }
-            let source = match file.as_str() {
-                "." => self.follow(path.clone(), links + 1)?,
-                file if file.contains('%') || path.contains('%') => {
-                    return Err(self.problem(at, &format!("has numbered sources (`{file}`)")));
-                }
-                file => {
-                    self.inside(at, file)?;
-                    Hdf5::open(self.folder().join(file))?.follow(path.clone(), links + 1)?
+            let name = (mapping.source_file_name, mapping.source_dset_name);
+            let shape = match seen.get(&name) {
+                Some(shape) => shape,
+                None => {
+                    let source = self.source(at, data, &name, links)?;
+                    files.extend(source.files);
+                    seen.entry(name.clone()).or_insert(source.data.shape())
                 }
             };
-            let kinds = [data.datatype(), source.data.datatype()];
-            if !matches!(&kinds, [Ok(one), Ok(other)] if one == other) {
-                let problem = format!("and its source `{path}` in `{file}` have different types");
+            if !fits(&mapping.source_selection, shape) {
+                let (file, path) = name;
+                let problem =
+                    format!("maps more elements than its source `{path}` in `{file}` has");
                 return Err(self.problem(at, &problem));
             }
-            files.extend(source.files);
-            seen.push((file, path));
         }
         Ok(())
+    }
+
+    /// One of the arrays, by file and path, that a virtual data set is made of.
+    fn source(
+        &self,
+        at: &str,
+        data: &H5Dataset,
+        (file, path): &(String, String),
+        links: usize,
+    ) -> Result<Found> {
+        let source = match file.as_str() {
+            "." => self.follow(path.clone(), links + 1)?,
+            file if file.contains('%') || path.contains('%') => {
+                return Err(self.problem(at, &format!("has numbered sources (`{file}`)")));
+            }
+            file => {
+                self.inside(at, file)?;
+                Hdf5::open(self.folder().join(file))?.follow(path.clone(), links + 1)?
+            }
+        };
+        let kinds = [data.datatype(), source.data.datatype()];
+        if !matches!(&kinds, [Ok(one), Ok(other)] if one == other) {
+            let problem = format!("and its source `{path}` in `{file}` have different types");
+            return Err(self.problem(at, &problem));
+        }
+        Ok(source)
     }
 
     /// Refuses a file name that leads out of the folder of this file: a scan may not make the program
@@ -370,6 +395,23 @@ impl Hdf5 {
     pub fn problem(&self, at: &str, problem: &str) -> Error {
         Error::input(&self.path, format!("`/{}` {problem}", at.trim_matches('/')))
     }
+}
+
+/// Whether a selection names no more elements than an array of `shape` has: going through them takes as
+/// long as they are many, whatever there is.
+fn fits(selection: &Selection, shape: &[usize]) -> bool {
+    let most = shape.iter().try_fold(1u64, |n, &side| n.checked_mul(side as u64));
+    let Selection::Hyperslab { form: Hyperslab::Regular(slab), .. } = selection else {
+        return true;
+    };
+    // One axis may go on without end: it is cut off at the end of the array.
+    let along = |(&count, &block): (&u64, &u64)| match count == u64::MAX || block == u64::MAX {
+        true => Some(1),
+        false => count.checked_mul(block),
+    };
+    let mut axes = slab.count.iter().zip(&slab.block).map(along);
+    let named = axes.try_fold(1u64, |n, axis| n.checked_mul(axis?));
+    named.zip(most).is_some_and(|(named, most)| named <= most)
 }
 
 /// Kind, bytes and byte order of a type; none for what is no number.
