@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 
 import numpy as np
 import pytest
@@ -48,24 +47,22 @@ def test_without_being_asked_for_there_are_no_patches(trained, scan, tmp_path):
 
 
 def test_a_direct_solution_lies_where_the_object_is(scan):
-    result = ptycho_gpu.reconstruct(scan, epochs=15, device="cpu")
-    image, (down, right) = result.on_object(scan.object.shape)
-    weights, _ = ptycho_gpu.place(result.weights, result.origin_yx, scan.object.shape)
-    lit = weights > 0.5 * weights.max()
-    margin = 4
+    result = ptycho_gpu.reconstruct(scan, epochs=60, fixed_probe=True, device="cpu")
     height, width = scan.object.shape
+    image, (down, right) = result.on_object((height, width))
+    weights, _ = ptycho_gpu.place(result.weights, result.origin_yx, (height, width))
+    lit = weights[down : down + height, right : right + width] > 0.5 * weights.max()
+    lit[:4], lit[-4:], lit[:, :4], lit[:, -4:] = 0, 0, 0, 0
 
-    def agreement(dy: int, dx: int) -> float:
-        """|<truth, image>| where it is lit, with the image moved: a global phase has no part in it."""
-        moved = np.roll(image, (dy, dx), (0, 1))[down : down + height, right : right + width]
-        there = lit[down : down + height, right : right + width].copy()
-        there[:margin], there[-margin:], there[:, :margin], there[:, -margin:] = 0, 0, 0, 0
-        a, b = scan.object[there], moved[there]
-        return abs(np.vdot(a, b)) / np.linalg.norm(a) / np.linalg.norm(b)
+    def correlation(shift) -> float:
+        """Of the moduli, where it is lit, with the image moved: no phase has a part in it."""
+        moved = np.roll(image, shift, (0, 1))[down : down + height, right : right + width]
+        return float(np.corrcoef(np.abs(scan.object[lit]), np.abs(moved[lit]))[0, 1])
 
     shifts = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)]
-    assert max(shifts, key=lambda shift: agreement(*shift)) == (0, 0)
-    assert agreement(0, 0) > 0.97
+    ranked = sorted(((correlation(shift), shift) for shift in shifts), reverse=True)
+    assert ranked[0][1] == (0, 0) and ranked[0][0] > 0.7, ranked[:3]
+    assert ranked[1][0] < ranked[0][0] - 0.2, "a neighbouring place would do as well"
 
 
 def test_a_reconstruction_in_memory_is_refined(scan):
@@ -80,7 +77,7 @@ def test_intensities_with_fractions_are_counts_if_the_scan_says_so(scan, tmp_pat
     scan.domain = "counts"
     training = ptycho_gpu.train(scan, tmp_path / "run", **SMALL)
     record = json.loads((training.folder / "run.json").read_text())
-    assert '"input_domain":"counts"' in re.sub(r"\s", "", json.dumps(record))
+    assert record["configuration"]["input_domain"] == {"value": "counts", "origin": "flag"}
     assert ptycho_gpu.infer(training, scan, device="cpu").object.size
 
 

@@ -73,7 +73,9 @@ def test_training_opening_and_reconstructing_one_after_the_other(scan, product, 
     assert len(losses) == 1 and np.isfinite(losses).all()
     assert (out / "wts.h5.zip").is_file() and (out / "history.csv").is_file()
     record = json.loads((out / "run.json").read_text())
-    assert "train_data.npz" in json.dumps(record) and "test_data.npz" in json.dumps(record)
+    names = [Path(scan["path"]).name for scan in record["inputs"]]
+    assert names == ["train_data.npz", "test_data.npz"]
+    assert record["configuration"]["input_domain"]["value"] == "counts"
     manifest = ptycho_gpu.open_bundle(out).manifest
     assert manifest["input_domain"] == "counts" and manifest["configuration"]["nphotons"] == 1e6
     result = reconstructor.reconstruct(scan.diffraction, product)
@@ -264,7 +266,7 @@ def test_a_supervised_network_learns_the_objects_patches(training_data, tmp_path
     losses = Reconstructor("Supervised", SMALL).train(training_data, tmp_path / "out")
     assert len(losses) == 1
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert "supervised" in json.dumps(record)
+    assert record["configuration"]["mode"]["value"] == "supervised"
 
 
 def test_groups_are_learned_so_that_single_patterns_can_be_predicted(scan, product, training_data, tmp_path):

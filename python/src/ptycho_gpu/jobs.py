@@ -58,6 +58,7 @@ def train(
     """
     scans: List[ScanLike] = list(scan) if isinstance(scan, (list, tuple)) else [scan]  # type: ignore[list-item]
     every = scans + ([test_scan] if test_scan is not None else [])
+    binary = _binary.find_binary(binary)  # before anything is written for it
     options.setdefault("input_domain", _domain(every))
     given = {
         "max_epochs": max_epochs,
@@ -105,6 +106,7 @@ def infer(
     Raises: as :func:`train`, and
         FileError: there is no such network.
     """
+    binary = _binary.find_binary(binary)  # before anything is written for it
     options.setdefault("input_domain", _domain([scan]))
     given = {"patches": patches, "n_images": n_images, "refine": refine, "device": device}
     with _folder() as scratch:
@@ -138,6 +140,7 @@ def reconstruct(
 
     Raises: as :func:`train`.
     """
+    binary = _binary.find_binary(binary)  # before anything is written for it
     options.setdefault("input_domain", _domain([scan]))
     given = {"epochs": epochs, "modes": modes, "refine_positions": refine_positions, "device": device}
     with _folder() as scratch:
@@ -169,6 +172,7 @@ def refine(
 
     Raises: as :func:`train`.
     """
+    binary = _binary.find_binary(binary)  # before anything is written for it
     options.setdefault("input_domain", _domain([scan]))
     with _folder() as scratch:
         if isinstance(reconstruction, Reconstruction):

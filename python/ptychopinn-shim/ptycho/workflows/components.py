@@ -80,6 +80,8 @@ def run_cdi_example(
     if test_data is not None and test_data.domain() != domain:
         raise ValueError(f"the training data are {domain}, the test data are {test_data.domain()}")
     flags = options(config)
+    if domain == "counts":
+        del flags["nphotons"]  # counts say themselves how many there are
     test: Any = None if test_data is None else test_data.source(domain)
     with tempfile.TemporaryDirectory(prefix="ptycho-gpu-") as scratch:
         if config.model.model_type == "supervised":
@@ -137,6 +139,8 @@ class History(Dict[str, List[float]]):
 def options(config: TrainingConfig) -> Dict[str, Any]:
     """The program's options for a configuration of ptychodus; what has no counterpart is said."""
     model = config.model
+    supervised = model.model_type == "supervised"
+    mae = supervised or (config.mae_weight > 0 and config.nll_weight == 0)
     flags: Dict[str, Any] = {
         "max_epochs": config.nepochs,
         "batch_size": config.batch_size,
@@ -144,8 +148,8 @@ def options(config: TrainingConfig) -> Dict[str, Any]:
         # The default must not overrule what a file says.
         "nphotons": config.nphotons if config.nphotons != TrainingConfig.nphotons else None,
         "probe_trainable": True if config.probe_trainable else None,
-        "mode": "supervised" if model.model_type == "supervised" else None,
-        "loss": "mae" if config.mae_weight > 0 and config.nll_weight == 0 else None,
+        "mode": "supervised" if supervised else None,
+        "loss": "mae" if mae else None,
         "config": os.environ.get(OPTIONS_VARIABLE) or None,
         **_network(model),
     }
