@@ -35,6 +35,8 @@ def test_a_bundle_that_was_unpacked_is_one_too(trained, tmp_path):
 def test_equal_networks_make_equal_bundles(trained, tmp_path):
     one, other = (ptycho_gpu.save_bundle(trained.folder, tmp_path / name) for name in ("a.zip", "b.zip"))
     assert one.read_bytes() == other.read_bytes()
+    with zipfile.ZipFile(one) as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zip", "b.zip"]
 
 

@@ -12,7 +12,7 @@ from . import _binary
 from ._binary import PathLike
 from ._npz import read_npz, write_npz
 from .bundle import Bundle, find_checkpoint, open_bundle
-from .errors import FileError
+from .errors import CommandFailed, FileError
 from .result import Reconstruction, Training, load_reconstruction, read_history
 from .scan import Scan
 
@@ -232,6 +232,10 @@ def _domain(scans: Sequence[ScanLike]) -> Optional[str]:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for the files of one call."""
+    """A folder for the files of one call; errors do not name it, as it is gone by then."""
     with tempfile.TemporaryDirectory(prefix="ptycho-gpu-") as folder:
-        yield Path(folder)
+        try:
+            yield Path(folder)
+        except CommandFailed as error:
+            message = str(error).replace(f"{folder}{os.sep}", "(in memory) ")
+            raise CommandFailed(message, error.command, error.returncode, error.stderr) from None
