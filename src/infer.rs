@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array2, Array3, s};
+use ndarray::{Array2, Array3, ArrayView3, s};
 use num_complex::Complex32;
 
 use crate::backend::{Backend, Chosen};
@@ -48,6 +48,10 @@ pub struct Network {
     probe: Option<Tensor>,
 }
 
+/// Is shown the patches of some patterns, by their indices, [count, N, N] in the file's gauge, as they
+/// go to the canvas. A pattern of several groups is shown with each of them.
+pub type Witness<'a> = &'a mut dyn FnMut(&[usize], ArrayView3<Complex32>);
+
 /// The network in the memory of the device.
 struct Loaded {
     plan: Inference,
@@ -86,6 +90,16 @@ impl Network {
 
     /// Reconstructs `scan`.
     pub fn reconstruct(&self, scan: &Scan, options: &Options) -> Result<Reconstruction> {
+        self.reconstruct_before(scan, options, None)
+    }
+
+    /// The same before a witness of the patches, for whom they are stitched on the CPU.
+    pub fn reconstruct_before(
+        &self,
+        scan: &Scan,
+        options: &Options,
+        witness: Option<Witness>,
+    ) -> Result<Reconstruction> {
         self.check(scan)?;
         let used = options.n_images.unwrap_or(scan.len()).min(scan.len());
         let indices: Vec<usize> = (0..used).collect();
@@ -113,11 +127,12 @@ impl Network {
         };
         let groups =
             Groups::covering(&positions, self.model.gridsize, self.learned.neighbor_count)?;
-        let mut loaded = self.load(&canvas, crop, &options.orientation, input_scale)?;
+        let place = witness.is_none().then_some(&canvas);
+        let mut loaded = self.load(place, crop, &options.orientation, input_scale)?;
         let job = Job { scan, groups: &groups, positions: &positions, canvas: &canvas, gauge };
         let stitched = match loaded.plan.stitched {
             Some(buffers) => loaded.stitch_on_device(&job, &weighting, buffers)?,
-            None => loaded.stitch_on_host(&job, &weighting, &options.orientation)?,
+            None => loaded.stitch_on_host(&job, &weighting, &options.orientation, witness)?,
         };
         let probe_trained = self.probe.is_some();
         Ok(Reconstruction {
@@ -152,18 +167,20 @@ impl Network {
         Ok(())
     }
 
-    /// Plans the network for one scan. A GPU stitches too, where it has room for the canvas.
+    /// Plans the network for one scan. A GPU stitches too, where there is a canvas and room for it.
     fn load(
         &self,
-        canvas: &Canvas,
+        canvas: Option<&Canvas>,
         crop: usize,
         orientation: &Orientation,
         input_scale: f64,
     ) -> Result<Loaded> {
         let build = |canvas| plans::inference(&self.model, self.batch, canvas);
-        let size = [canvas.height, canvas.width];
-        let on_device = plans::Canvas { size, crop, transpose: orientation.transpose };
-        let mut plan = build(matches!(self.device, Chosen::Cuda(_)).then_some(on_device));
+        let on_device = canvas.filter(|_| matches!(self.device, Chosen::Cuda(_))).map(|canvas| {
+            let size = [canvas.height, canvas.width];
+            plans::Canvas { size, crop, transpose: orientation.transpose }
+        });
+        let mut plan = build(on_device);
         let budget = self.device.budget(None)?;
         if plan.stitched.is_some() && budget.is_some_and(|budget| plan.plan.bytes() > budget) {
             log::info!("the device has no room for the canvas: it is stitched on the CPU");
@@ -261,13 +278,18 @@ impl Loaded {
         job: &Job,
         weighting: &stitch::Options,
         orientation: &Orientation,
+        mut witness: Option<Witness>,
     ) -> Result<Stitched> {
         let mut stitcher = Stitcher::new(job.canvas, weighting)?;
         for members in job.groups.members.chunks(self.patterns) {
             self.run(job.scan, members)?;
             let patches = self.patches(members.len(), job.scan.side(), job.gauge as f32)?;
             let centres: Vec<Position> = members.iter().map(|&m| job.positions[m]).collect();
-            stitcher.add(orientation.apply_patches(patches.view()), &centres)?;
+            let patches = orientation.apply_patches(patches.view());
+            stitcher.add(patches, &centres)?;
+            if let Some(witness) = &mut witness {
+                witness(members, patches);
+            }
         }
         stitcher.finish()
     }

@@ -7,7 +7,8 @@ use std::process::Output;
 use assert_cmd::Command;
 use ndarray::{Array, Array1, Array2, Array3, Axis, Dimension};
 use num_complex::Complex32;
-use ptycho_gpu::data::{LoadOptions, Npz, NpzWriter, load};
+use ptycho_gpu::data::{LoadOptions, Npz, NpzWriter, Position, load};
+use ptycho_gpu::stitch;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -151,6 +152,31 @@ fn write<D: Dimension>(
     file.f64("xcoords", x).unwrap();
     file.f64("ycoords", y).unwrap();
     file.finish().unwrap();
+}
+
+#[test]
+fn patches_are_written_if_asked_for_and_are_those_that_were_stitched() {
+    let place = Place::new();
+    let (model, scan, rec) = (place.trained(), place.name("S.npz"), place.name("REC"));
+    let plain = ["infer", "--model-path", &model, "--test-data", &scan, "--output-dir", &rec];
+    let few =
+        ["--n-images=6", "--patch-weighting=uniform", "--stitch-crop-size=20", "--device=cpu"];
+    succeeds(&[&plain[..], &few].concat());
+    assert!(!place.path("REC/patches.npz").exists(), "nobody asked for them");
+    let object = Npz::open(place.path("REC/reconstruction.npz")).unwrap().c64("object").unwrap();
+    succeeds(&[&plain[..], &few, &["--patches"]].concat());
+    let patches = Npz::open(place.path("REC/patches.npz")).unwrap().c64("patches").unwrap();
+    assert_eq!(patches.shape(), [6, 64, 64]);
+    let mut saved = Npz::open(place.path("REC/reconstruction.npz")).unwrap();
+    assert_eq!(saved.c64("object").unwrap(), object, "a witness changes nothing");
+    let positions = saved.f64("positions").unwrap();
+    let positions: Vec<Position> =
+        positions.outer_iter().map(|p| Position { x: p[[0]], y: p[[1]] }).collect();
+    let options = stitch::Options { crop: 20, weights: stitch::Weights::Uniform };
+    let canvas = stitch::Canvas::around(&positions, 20).unwrap();
+    let patches = patches.into_dimensionality().unwrap();
+    let again = stitch::stitch(patches.view(), &positions, &canvas, &options).unwrap();
+    assert_eq!(again.object.into_dyn(), object);
 }
 
 #[test]

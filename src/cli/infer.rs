@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ndarray::Array2;
+use ndarray::{Array2, Array3, ArrayView3, Axis};
+use num_complex::Complex32;
 
 use super::refine;
 use super::train::Compat;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting};
-use crate::data::{self, LoadOptions, Reading};
-use crate::infer::{Network, Options, Reconstruction};
+use crate::data::{self, LoadOptions, NpzWriter, Reading};
+use crate::infer::{Network, Options, Reconstruction, Witness};
 use crate::metrics::{self, DataSpace, Evidence, Verdict};
 use crate::reconstruct::Rates;
 use crate::reconstruction::Saved;
@@ -86,6 +87,9 @@ pub struct Args {
     /// Factor on the coordinates of the scan
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, help_heading = "Stitching")]
     pub coord_scale: f64,
+    /// Write the patch of each pattern too, before stitching: patches.npz
+    #[arg(long, help_heading = "Stitching")]
+    pub patches: bool,
 
     /// Epochs of refinement after the stitching: the object is brought closer to the data, as by
     /// `refine`; the network's own answer is then in network.npz
@@ -209,7 +213,12 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let folder = &args.output_dir;
     let _guard = OutputFolder::create(folder)?;
     let computed = Instant::now();
-    let result = network.reconstruct(&scan, &args.options())?;
+    let mut patches = args.patches.then(|| Patches::new(&scan, args.n_images));
+    let mut witness = |which: &[usize], seen: ArrayView3<Complex32>| {
+        patches.iter_mut().for_each(|patches| patches.add(which, seen));
+    };
+    let witness: Option<Witness> = if args.patches { Some(&mut witness) } else { None };
+    let result = network.reconstruct_before(&scan, &args.options(), witness)?;
     let seconds = computed.elapsed().as_secs_f64();
     let figures = metrics::data_space(&result.explained(&scan))?;
     let evidence = Evidence { spread: Some(result.spread()), ..figures.evidence() };
@@ -225,6 +234,9 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     record.result("spread", evidence.spread).result("verdict", &verdict);
     let metadata = serde_json::Value::Object(record.json().clone());
     let file = if args.refine.is_some() { "network.npz" } else { "reconstruction.npz" };
+    if let Some(patches) = patches {
+        patches.write(&folder.join("patches.npz"))?;
+    }
     result.write(&folder.join(file), &scan, &metadata)?;
     if args.refine.is_none() {
         args.save.write(folder, &result, &scan, &metadata, &[])?;
@@ -277,6 +289,40 @@ fn compare_frames(checkpoint: &Checkpoint, reading: &Reading) {
             false => format!("--{name} {}", value.to_string().trim_matches('"')),
         };
         log::warn!("the network was trained with {}, here is {}", said(before), said(&now[name]));
+    }
+}
+
+/// What the network says of each pattern.
+struct Patches {
+    /// [M, N, N] sums, in the gauge of the file.
+    sum: Array3<Complex32>,
+    /// How often each pattern was seen: more than once in several groups.
+    seen: Vec<f32>,
+}
+
+impl Patches {
+    /// Of the first `n_images` patterns.
+    fn new(scan: &data::Scan, n_images: Option<usize>) -> Patches {
+        let (count, n) = (n_images.unwrap_or(scan.len()).min(scan.len()), scan.side());
+        Patches { sum: Array3::zeros((count, n, n)), seen: vec![0.0; count] }
+    }
+
+    fn add(&mut self, which: &[usize], patches: ArrayView3<Complex32>) {
+        for (&pattern, patch) in which.iter().zip(patches.outer_iter()) {
+            let mut sum = self.sum.index_axis_mut(Axis(0), pattern);
+            sum += &patch;
+            self.seen[pattern] += 1.0;
+        }
+    }
+
+    /// `patches`, [M, N, N], the mean over all groups of a pattern.
+    fn write(mut self, path: &Path) -> Result<()> {
+        for (mut patch, &seen) in self.sum.outer_iter_mut().zip(&self.seen) {
+            patch.mapv_inplace(|z| z / seen.max(1.0));
+        }
+        let mut file = NpzWriter::create(path)?;
+        file.c64("patches", &self.sum)?;
+        file.finish()
     }
 }
 
