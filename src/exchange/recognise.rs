@@ -73,20 +73,19 @@ pub fn names(
     let plan = plans::inference(model, 1, None).plan;
     let slots = [Role::Param, Role::State].into_iter().flat_map(|role| plan.of_role(role));
     let (mut names, mut missing, mut other) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let mut seen = BTreeSet::new();
     for (_, slot) in slots {
-        let name = format!("{prefix}{}", slot.name);
+        let (name, wanted) = (format!("{prefix}{}", slot.name), foreign_shape(&slot.name, &slot.shape));
         match shapes.get(&name) {
-            None => missing.push(name),
-            Some(found) if *found != foreign_shape(&slot.name, &slot.shape) => {
-                let wanted = foreign_shape(&slot.name, &slot.shape);
+            None => missing.push(name.clone()),
+            Some(found) if *found != wanted => {
                 other.push(format!("{name} is {found:?} instead of {wanted:?}"));
             }
-            Some(_) => drop(names.insert(slot.name.clone(), name)),
+            Some(_) => drop(names.insert(slot.name.clone(), name.clone())),
         }
+        seen.insert(name);
     }
-    let used: BTreeSet<&String> = names.values().collect();
-    let is_other = |name: &&String| other.iter().any(|text| text.starts_with(&format!("{name} is")));
-    let rest = shapes.keys().filter(|name| !used.contains(name) && !is_other(name));
+    let rest = shapes.keys().filter(|name| !seen.contains(*name));
     let (unused, unexpected): (Vec<String>, Vec<String>) =
         rest.cloned().partition(|name| is_inert(name, prefix));
     let lists = [("missing", missing), ("unexpected", unexpected), ("of another shape", other)];
