@@ -213,12 +213,12 @@ fn as_torch(path: &Path) -> Vec<u8> {
     let mut npz = Npz::open(path).unwrap();
     let members: Vec<(String, Vec<usize>)> =
         npz.members().iter().map(|m| (m.name.clone(), m.shape.clone())).collect();
-    let arrays: Vec<Vec<f32>> = members
-        .iter()
-        .map(|(name, _)| npz.f32(name).unwrap().iter().copied().collect())
-        .collect();
+    let arrays: Vec<Vec<f32>> =
+        members.iter().map(|(name, _)| npz.f32(name).unwrap().iter().copied().collect()).collect();
     let tensors = members.iter().zip(&arrays);
-    torch::state_dict(tensors.map(|((name, shape), data)| (name.as_str(), shape.as_slice(), data.as_slice())))
+    torch::state_dict(
+        tensors.map(|((name, shape), data)| (name.as_str(), shape.as_slice(), data.as_slice())),
+    )
 }
 
 fn real(path: &Path, name: &str) -> Vec<f32> {
@@ -276,7 +276,8 @@ fn scan(folder: &Path, patterns: &Array3<f32>, probe: &Array3<Complex32>) -> Sca
 
 #[test]
 fn an_imported_network_explains_the_patterns_in_the_gauge_of_their_file() {
-    let Some(case) = golden().into_iter().find(|case| case.ends_with("trained_full_gs1_poisson")) else {
+    let Some(case) = golden().into_iter().find(|case| case.ends_with("trained_full_gs1_poisson"))
+    else {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
@@ -334,7 +335,8 @@ fn the_scale_of_the_answers_follows_from_probe_and_patterns() {
     // The other loader: |F(P / (4 mean|P|) / 4 · o)| = 2 s a.
     let mapped = learned(Loader::Mapped, None);
     assert!((mapped.input_scale / usual.input_scale - 2.0).abs() < 1e-12);
-    let mean = probe.slice(s![.., .., ..]).iter().map(|p| f64::from(p.norm())).sum::<f64>() / 8192.0;
+    let mean =
+        probe.slice(s![.., .., ..]).iter().map(|p| f64::from(p.norm())).sum::<f64>() / 8192.0;
     let product = mapped.object_factor * q * 16.0 * mean * mapped.input_scale;
     assert!((product - 1.0).abs() < 1e-6, "{product}");
 }

@@ -12,13 +12,15 @@ use crate::train::state::{self, Learned};
 use crate::{Error, Result, config};
 
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "ONNX: the input `diffraction` [batch, C, N, N] holds amplitudes as they stand in \
+#[command(
+    after_help = "ONNX: the input `diffraction` [batch, C, N, N] holds amplitudes as they stand in \
 a scan, the square roots of counts, zero frequency at (N/2, N/2); their normalisation is in the model. \
 The outputs `amplitude` and `phase` (rad) [batch, C, N, N] make the patch amplitude · exp(i phase), of \
 modulus 1 where the probe of the scan explains the mean energy. Operator set 17.
 
 safetensors: plain weights under the names that they have in PyTorch; the metadata say what the network \
-is and the scale of its input.")]
+is and the scale of its input."
+)]
 pub struct Args {
     /// Trained network: a checkpoint file, a run folder, or its checkpoints folder
     #[arg(value_name = "RUN")]

@@ -7,16 +7,18 @@ use serde_json::json;
 use crate::config::{AmpActivation, ModelConfig};
 use crate::data::{self, LoadOptions};
 use crate::exchange::import::{Imported, Loader, Options, import};
-use crate::exchange::recognise::{Known, describe};
+use crate::exchange::recognise::{Known, describe, list};
 use crate::exchange::weights::Weights;
 use crate::report::{self, OutputFolder, RunRecord};
 use crate::{Error, Result};
 
 #[derive(Clone, Debug, clap::Args)]
-#[command(after_help = "Nothing in the file is executed: its pickle is read as data, and one that asks \
+#[command(
+    after_help = "Nothing in the file is executed: its pickle is read as data, and one that asks \
 for anything but weights is refused. The network is recognised by the names and shapes of its weights. \
 What they do not say has to be known: how bright the inputs of the training were, which --like works out \
-from the scan that was trained on.")]
+from the scan that was trained on."
+)]
 pub struct Args {
     /// Weights: a Lightning checkpoint, a state dict of torch.save, a bundle wts.h5.zip, or safetensors
     #[arg(value_name = "WEIGHTS")]
@@ -124,7 +126,7 @@ fn say(args: &Args, weights: &Weights, imported: &Imported) {
     }
     let unused = &imported.recognised.unused;
     if !unused.is_empty() {
-        log::info!("left out, as nothing is computed with it: {}", unused.join(", "));
+        log::info!("left out, as nothing is computed with it: {}", list(unused));
     }
 }
 
@@ -132,7 +134,10 @@ fn say(args: &Args, weights: &Weights, imported: &Imported) {
 fn write(output: &Path, weights: &Weights, imported: &Imported) -> Result<PathBuf> {
     let same = |path: &Path| path.canonicalize().ok().filter(|_| path.exists());
     if same(output).is_some() && same(output) == same(weights.path()) {
-        return Err(Error::input(output, "would be overwritten by what is made of it: name another"));
+        return Err(Error::input(
+            output,
+            "would be overwritten by what is made of it: name another",
+        ));
     }
     if output.extension().is_some_and(|extension| extension == "safetensors") {
         imported.checkpoint.save(output)?;

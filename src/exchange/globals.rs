@@ -24,8 +24,14 @@ pub fn storage_type(class: &str) -> Option<StorageType> {
         "DoubleStorage" => F64,
         "HalfStorage" => F16,
         "BFloat16Storage" => Bf16,
-        "LongStorage" | "IntStorage" | "ShortStorage" | "CharStorage" | "ByteStorage"
-        | "BoolStorage" | "ComplexFloatStorage" | "ComplexDoubleStorage" => Other,
+        "LongStorage"
+        | "IntStorage"
+        | "ShortStorage"
+        | "CharStorage"
+        | "ByteStorage"
+        | "BoolStorage"
+        | "ComplexFloatStorage"
+        | "ComplexDoubleStorage" => Other,
         _ => return None,
     };
     Some(found)
@@ -67,14 +73,8 @@ impl StorageType {
 }
 
 /// Classes and functions that are let pass, by their full names: what options and optimisers are
-/// made of. Python 2 and 3, and versions of NumPy, name some of them differently.
-const PASSED: [&str; 46] = [
-    "__builtin__.bytearray",
-    "__builtin__.complex",
-    "__builtin__.frozenset",
-    "__builtin__.object",
-    "__builtin__.set",
-    "__builtin__.slice",
+/// made of.
+const PASSED: [&str; 39] = [
     "_codecs.encode",
     "argparse.Namespace",
     "builtins.bool",
@@ -94,7 +94,6 @@ const PASSED: [&str; 46] = [
     "collections.Counter",
     "collections.defaultdict",
     "collections.deque",
-    "copy_reg._reconstructor",
     "copyreg._reconstructor",
     "datetime.date",
     "datetime.datetime",
@@ -132,12 +131,28 @@ const PACKAGES: [&str; 8] = [
 
 /// Types of numbers, which tensors of an optimiser and options mention.
 const DTYPES: [&str; 12] = [
-    "bfloat16", "bool", "complex128", "complex64", "float16", "float32", "float64", "int16",
-    "int32", "int64", "int8", "uint8",
+    "bfloat16",
+    "bool",
+    "complex128",
+    "complex64",
+    "float16",
+    "float32",
+    "float64",
+    "int16",
+    "int32",
+    "int64",
+    "int8",
+    "uint8",
 ];
 
 /// What `name` of `module` means; none: it is refused.
 pub fn kind(module: &str, name: &str) -> Option<Kind> {
+    // Up to version 2 of the protocol, which torch writes, modules have the names of Python 2.
+    let module = match module {
+        "__builtin__" => "builtins",
+        "copy_reg" => "copyreg",
+        module => module,
+    };
     let full = format!("{module}.{name}");
     match full.as_str() {
         "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2" => {

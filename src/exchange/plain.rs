@@ -54,9 +54,8 @@ pub fn encode(checkpoint: &Checkpoint, about: &About) -> Result<Vec<u8>, String>
     for (_, slot) in slots {
         let tensor = checkpoint.tensors.get(&slot.name);
         let tensor = tensor.filter(|tensor| tensor.shape == slot.shape);
-        let tensor = tensor.ok_or_else(|| {
-            format!("has no tensor `{}` of shape {:?}", slot.name, slot.shape)
-        })?;
+        let tensor = tensor
+            .ok_or_else(|| format!("has no tensor `{}` of shape {:?}", slot.name, slot.shape))?;
         let start = data.len();
         data.extend(tensor.data.iter().flat_map(|number| number.to_le_bytes()));
         let shape = foreign_shape(&slot.name, &slot.shape);

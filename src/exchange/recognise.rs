@@ -48,7 +48,8 @@ pub fn recognise(shapes: &Shapes, settings: &Settings, known: Known) -> Result<R
     refuse_settings(settings)?;
     let inner = |name: &str| shapes.get(&format!("{prefix}{name}"));
     let mut model = layout(&inner)?;
-    let has = |part: &str| shapes.keys().any(|name| name.starts_with(&prefix) && name.contains(part));
+    let has =
+        |part: &str| shapes.keys().any(|name| name.starts_with(&prefix) && name.contains(part));
     model.cbam_encoder = has(".attention.ChannelGate.");
     model.batch_norm = has(".bn1.");
     if has("decoder_shared.") {
@@ -75,7 +76,8 @@ pub fn names(
     let (mut names, mut missing, mut other) = (BTreeMap::new(), Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
     for (_, slot) in slots {
-        let (name, wanted) = (format!("{prefix}{}", slot.name), foreign_shape(&slot.name, &slot.shape));
+        let (name, wanted) =
+            (format!("{prefix}{}", slot.name), foreign_shape(&slot.name, &slot.shape));
         match shapes.get(&name) {
             None => missing.push(name.clone()),
             Some(found) if *found != wanted => {
@@ -161,9 +163,11 @@ fn refuse_settings(settings: &Settings) -> Result<(), String> {
             .into());
     }
     if settings.get("intensity_scale_trainable") == Some(&Setting::Flag(true)) {
-        return Err("`intensity_scale_trainable` was on: its inputs were not normalised, which no \
+        return Err(
+            "`intensity_scale_trainable` was on: its inputs were not normalised, which no \
                     network here does without"
-            .into());
+                .into(),
+        );
     }
     Ok(())
 }
@@ -200,7 +204,8 @@ fn head<'a>(
     newer: bool,
 ) -> Result<Head, String> {
     let (last, channels) = (LAST * model.n_filters_scale, model.channels());
-    let Some(&[outputs, inputs, ..]) = inner("decoder_amp.amp.conv1.weight").map(Vec::as_slice) else {
+    let Some(&[outputs, inputs, ..]) = inner("decoder_amp.amp.conv1.weight").map(Vec::as_slice)
+    else {
         return Err("`decoder_amp.amp.conv1.weight` is missing".into());
     };
     let outer = last.checked_sub(inputs).unwrap_or(0);
@@ -216,9 +221,11 @@ fn head<'a>(
         ));
     }
     if newer {
-        return Err("it has the older head in the newer program (`use_legacy_decoder_channel_override`), \
+        return Err(
+            "it has the older head in the newer program (`use_legacy_decoder_channel_override`), \
                     which no network here has"
-            .into());
+                .into(),
+        );
     }
     Ok(Head::Full)
 }
@@ -256,11 +263,13 @@ fn centre_alone(
     match known.probe_big.or(stored) {
         Some(big) => Ok(!big),
         // In 2025 the command line and the library differed in this.
-        None if head == Head::Full => Err("its head is that of 2025, and nothing in it says whether \
+        None if head == Head::Full => {
+            Err("its head is that of 2025, and nothing in it says whether \
                                            patches reach beyond their central half: say so with \
                                            --probe-big true or --probe-big false (the command line \
                                            of that time had false)"
-            .into()),
+                .into())
+        }
         None => {
             assumed.push("patches reach beyond their central half (--probe-big)".into());
             Ok(false)
@@ -280,8 +289,10 @@ fn is_inert(name: &str, prefix: &str) -> bool {
     }
 }
 
-fn list(names: &[String]) -> String {
-    let shown: Vec<String> = names.iter().take(LISTED).map(|name| super::pickle::shown(name)).collect();
+/// Names, of many the first and how many more there are.
+pub fn list(names: &[String]) -> String {
+    let shown: Vec<String> =
+        names.iter().take(LISTED).map(|name| super::pickle::shown(name)).collect();
     match names.len().saturating_sub(LISTED) {
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),

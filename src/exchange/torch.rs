@@ -92,7 +92,9 @@ impl<R: Read + Seek> TorchFile<R> {
             .ok_or("a zip archive without data.pkl: not a file of torch.save")?;
         let order = member(&mut archive, &format!("{folder}byteorder"), 16)?;
         if order.is_some_and(|order| order != b"little") {
-            return Err("its numbers are not little-endian: save it again on another machine".into());
+            return Err(
+                "its numbers are not little-endian: save it again on another machine".into()
+            );
         }
         let bytes = member(&mut archive, &format!("{folder}data.pkl"), pickle::MAX_BYTES)?;
         let tree = Tree::read(&bytes.ok_or("it has no data.pkl")?)?;
@@ -125,7 +127,8 @@ impl<R: Read + Seek> TorchFile<R> {
         if self.last.as_ref().is_none_or(|(last, _)| *last != key) {
             let name = format!("{}data/{key}", self.folder);
             let bytes = member(&mut self.archive, &name, MAX_BYTES as usize)?;
-            let bytes = bytes.ok_or_else(|| format!("there is no member {}", pickle::shown(&name)))?;
+            let bytes =
+                bytes.ok_or_else(|| format!("there is no member {}", pickle::shown(&name)))?;
             self.last = Some((key, bytes));
         }
         let bytes = self.last.as_ref().map_or(&[][..], |(_, bytes)| bytes);
@@ -182,11 +185,9 @@ mod tests {
 
     #[test]
     fn a_view_beyond_its_storage_is_refused() {
-        for (offset, shape, strides) in [
-            (2, [2, 3], [3, 1]),
-            (0, [2, 2], [usize::MAX, 1]),
-            (usize::MAX, [2, 2], [1, 1]),
-        ] {
+        for (offset, shape, strides) in
+            [(2, [2, 3], [3, 1]), (0, [2, 2], [usize::MAX, 1]), (usize::MAX, [2, 2], [1, 1])]
+        {
             let message = places(&view(offset, &shape, &strides), 7).unwrap_err();
             assert!(message.contains("beyond the 7 numbers"), "{message}");
         }

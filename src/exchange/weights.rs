@@ -16,6 +16,9 @@ use super::torch::{TorchFile, is_zip, member, open_zip};
 use crate::checkpoint::{HashWriter, hex};
 use crate::{Error, Result};
 
+/// What a file is that holds weights alone.
+const STATE_DICT: &str = "state dict";
+
 /// Members of a bundle of the published program.
 const BUNDLE_WEIGHTS: &str = "diffraction_to_obj/model.pth";
 const BUNDLE_SETTINGS: &str = "torch_scaling_metadata.pt";
@@ -152,7 +155,7 @@ impl Weights {
 fn open_archive(file: File) -> Result<Weights, String> {
     let mut archive = open_zip(Bytes::File(BufReader::new(file)))?;
     if archive.index_for_name(BUNDLE_WEIGHTS).is_none() {
-        return of_torch(TorchFile::open(archive)?, "torch");
+        return of_torch(TorchFile::open(archive)?, STATE_DICT);
     }
     let bytes = member(&mut archive, BUNDLE_WEIGHTS, MAX_INNER)?.unwrap_or_default();
     let inner = open_zip(Bytes::Inner(Cursor::new(bytes)))
@@ -161,7 +164,8 @@ fn open_archive(file: File) -> Result<Weights, String> {
     let mut weights = of_torch(inner, "bundle")?;
     // The newer record wins over the older one. Neither is needed: flags can say the same.
     if let Some(bytes) = member(&mut archive, BUNDLE_PARAMETERS, super::pickle::MAX_BYTES)? {
-        let read = Tree::read(&bytes).map(|tree| collect(&tree, tree.root(), &mut weights.settings));
+        let read =
+            Tree::read(&bytes).map(|tree| collect(&tree, tree.root(), &mut weights.settings));
         told(BUNDLE_PARAMETERS, read);
     }
     if let Some(bytes) = member(&mut archive, BUNDLE_SETTINGS, MAX_INNER)? {
@@ -182,8 +186,8 @@ fn of_torch(file: TorchFile<Bytes>, format: &'static str) -> Result<Weights, Str
     let (tree, mut settings) = (file.tree(), Settings::new());
     let (root, mut format) = (tree.root(), format);
     let state = tree.find(root, "state_dict");
-    if state.is_some() && format == "torch" {
-        format = "torch with state_dict";
+    if state.is_some() && format == STATE_DICT {
+        format = "checkpoint with a state dict";
     }
     if let Some(options) = tree.find(root, "hyper_parameters") {
         format = "Lightning checkpoint";
@@ -256,7 +260,8 @@ fn open_plain(file: File) -> Result<Weights, String> {
     };
     let file = SafeTensors::deserialize(&bytes).map_err(wrong)?;
     let shapes = file.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec())).collect();
-    let mut weights = Weights::new("safetensors", shapes, Settings::new(), Source::Plain(bytes));
+    let mut weights =
+        Weights::new("safetensors file", shapes, Settings::new(), Source::Plain(bytes));
     weights.exported = exported;
     Ok(weights)
 }

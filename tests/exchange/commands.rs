@@ -144,7 +144,8 @@ fn says(message: &str, words: &[&str]) {
 #[test]
 fn weights_that_are_missing_left_over_or_of_another_shape_are_listed() {
     const PREFIX: &str = "model.autoencoder.";
-    let gone = changed(|all| all.retain(|(name, _)| !name.contains("decoder_phase.blocks.1.conv2")));
+    let gone =
+        changed(|all| all.retain(|(name, _)| !name.contains("decoder_phase.blocks.1.conv2")));
     says(&gone, &["missing: ", "decoder_phase.blocks.1.conv2.bias", "gridsize 2"]);
     let more = changed(|all| all.push((format!("{PREFIX}bottleneck_cbam.gate"), vec![3])));
     says(&more, &["unexpected: model.autoencoder.bottleneck_cbam.gate"]);

@@ -20,7 +20,8 @@ pub fn file(pickle: &[u8], storages: &[Vec<u8>]) -> Vec<u8> {
     let names: Vec<String> = (0..storages.len()).map(|key| format!("weights/data/{key}")).collect();
     let mut members: Vec<(&str, &[u8])> =
         vec![("weights/data.pkl", pickle), ("weights/byteorder", b"little")];
-    members.extend(names.iter().zip(storages).map(|(name, bytes)| (name.as_str(), bytes.as_slice())));
+    members
+        .extend(names.iter().zip(storages).map(|(name, bytes)| (name.as_str(), bytes.as_slice())));
     members.push(("weights/version", b"3\n"));
     archive(&members, CompressionMethod::Stored)
 }

@@ -9,6 +9,7 @@
 
 mod ops;
 mod proto;
+mod writer;
 
 use prost::Message;
 
@@ -16,8 +17,8 @@ use super::plain::About;
 use crate::checkpoint::Checkpoint;
 use crate::graph::Graph;
 use crate::models;
-use ops::Writer;
 use proto::{Entry, Model, OperatorSet, ValueInfo};
+use writer::Writer;
 
 /// Version of the operators, and of the file's layout: those of 2022, which every runtime reads.
 const OPSET: i64 = 17;
@@ -51,8 +52,10 @@ pub fn encode(checkpoint: &Checkpoint, about: &About) -> Result<Vec<u8>, String>
         "of the object patch, rad",
     ];
     graph.input = vec![ValueInfo::samples(INPUT, &shape, docs[0])];
-    graph.output =
-        vec![ValueInfo::samples(OUTPUTS[0], &shape, docs[1]), ValueInfo::samples(OUTPUTS[1], &shape, docs[2])];
+    graph.output = vec![
+        ValueInfo::samples(OUTPUTS[0], &shape, docs[1]),
+        ValueInfo::samples(OUTPUTS[1], &shape, docs[2]),
+    ];
     let entry = |key: &str, value: String| Entry { key: key.into(), value };
     let model = serde_json::to_string(&about.model).map_err(|e| e.to_string())?;
     let model = Model {

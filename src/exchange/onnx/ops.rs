@@ -5,13 +5,11 @@
 //! modes of a Fourier layer are [B, C, 2K, L], row 2k + part, without padding. The Fourier transforms
 //! are products with constant matrices, as they are here.
 
-use std::collections::HashMap;
-
-use super::proto::{self, Attribute, Node, Tensor};
+use super::proto::Attribute;
+use super::writer::{Step, Writer};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
-use crate::checkpoint::Checkpoint;
-use crate::graph::{Graph, Role, Stage, Value};
+use crate::graph::{Graph, Stage, Value};
 use crate::ops::Op;
 use crate::ops::activate::{Activate, Activation, SOFTPLUS_ONE};
 use crate::ops::batch_norm::BatchNorm;
@@ -30,49 +28,7 @@ use crate::ops::transposed_filter::{TransposedFilter, transposed_filter};
 use crate::ops::{batch_norm, instance_norm};
 use crate::plan::Plan;
 
-/// Writes the nodes of a graph.
-pub struct Writer<'a> {
-    graph: &'a Graph,
-    checkpoint: &'a Checkpoint,
-    /// Where the content of each buffer is by now. A buffer that is added to has one name after the
-    /// other.
-    names: HashMap<Value, String>,
-    nodes: Vec<Node>,
-    constants: Vec<Tensor>,
-}
-
-type Step<T = ()> = Result<T, String>;
-
-impl<'a> Writer<'a> {
-    pub fn new(graph: &'a Graph, checkpoint: &'a Checkpoint) -> Writer<'a> {
-        let (names, nodes, constants) = (HashMap::new(), Vec::new(), Vec::new());
-        Writer { graph, checkpoint, names, nodes, constants }
-    }
-
-    /// The nodes and constants so far.
-    pub fn finish(self) -> proto::Graph {
-        let (node, initializer) = (self.nodes, self.constants);
-        proto::Graph { node, initializer, ..proto::Graph::default() }
-    }
-
-    /// `x` is `factor` times the input called `input`.
-    pub fn scale(&mut self, input: &str, factor: f32, x: Value) {
-        let factor = self.floats("input scale", &[], vec![factor]);
-        let name = self.node("Mul", &[input, &factor], vec![]);
-        self.names.insert(x, name);
-    }
-
-    /// Calls `copies` of `v`, one after the other along the channels, `output`.
-    pub fn output(&mut self, v: Value, copies: usize, output: &str) {
-        let name = self.names[&v].clone();
-        let output = [output.to_owned()];
-        if copies == 1 {
-            return self.push("Identity", &[&name], &output, vec![]);
-        }
-        let repeats = self.ints(&[1, copies as i64, 1, 1]);
-        self.push("Tile", &[&name, &repeats], &output, vec![]);
-    }
-
+impl Writer<'_> {
     /// All steps. Error: an op that has no form here, or a weight that is missing.
     pub fn steps(&mut self) -> Step {
         let graph = self.graph;
@@ -91,7 +47,9 @@ impl<'a> Writer<'a> {
                     self.node("ReduceSum", &[&logits, &axes], vec![Attribute::int("keepdims", 1)]);
                 self.gate(op.x, &sum, op.y)
             }
-            Op::ChannelPool(op) => self.pool(op.x, ["ReduceMean", "ReduceMax"], &[2, 3], 2, op.pooled),
+            Op::ChannelPool(op) => {
+                self.pool(op.x, ["ReduceMean", "ReduceMax"], &[2, 3], 2, op.pooled)
+            }
             Op::Conv2d(op) => self.convolution(op),
             Op::DftAxis(op) => self.dft_axis(op),
             Op::DftPlane(op) => self.dft_plane(op),
@@ -232,7 +190,8 @@ impl<'a> Writer<'a> {
         }
         let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let (side, pad) = (op.sizes.side as i64, op.sizes.pad as i64);
-        let how = vec![Attribute::ints("kernel_shape", &[side; 2]), Attribute::ints("pads", &[pad; 4])];
+        let how =
+            vec![Attribute::ints("kernel_shape", &[side; 2]), Attribute::ints("pads", &[pad; 4])];
         if !op.relu {
             self.write(op.y, "Conv", &inputs, how);
             return Ok(());
@@ -368,8 +327,7 @@ impl<'a> Writer<'a> {
         let shape = if op.synthesis { [terms, 2 * n] } else { [2 * n, terms] };
         let matrix = self.floats("fourier", &shape, numbers.collect());
         let [channels, rows] = [op.channels as i64, op.rows as i64];
-        let (from, to) =
-            if op.synthesis { (op.modes, op.lines) } else { (op.lines, op.modes) };
+        let (from, to) = if op.synthesis { (op.modes, op.lines) } else { (op.lines, op.modes) };
         let from = self.read(from)?;
         let each = if op.synthesis { terms } else { 2 * n } as i64;
         let from = self.reshape(&from, &[0, channels, rows, each]);
@@ -403,112 +361,5 @@ impl<'a> Writer<'a> {
         let shape = self.ints(&[0, outputs, 2 * modes, -1]);
         self.write(op.y, "Reshape", &[&y, &shape], vec![]);
         Ok(())
-    }
-
-    fn reshape(&mut self, x: &str, shape: &[i64]) -> String {
-        let shape = self.ints(shape);
-        self.node("Reshape", &[x, &shape], vec![])
-    }
-
-    fn transpose(&mut self, x: &str, axes: &[i64]) -> String {
-        self.node("Transpose", &[x], vec![Attribute::ints("perm", axes)])
-    }
-
-    fn unary(&mut self, op: &str, x: Value, how: Vec<Attribute>, y: Value) -> Step {
-        let x = self.read(x)?;
-        self.write(y, op, &[&x], how);
-        Ok(())
-    }
-
-    /// Where the content of `v` is; a weight becomes a constant when it is first asked for.
-    fn read(&mut self, v: Value) -> Step<String> {
-        if let Some(name) = self.names.get(&v) {
-            return Ok(name.clone());
-        }
-        let numbers = self.weight(v)?.to_vec();
-        let (name, shape) = (self.graph.name(v).to_owned(), self.graph.shape(v).to_vec());
-        let name = self.floats(&name, &shape, numbers);
-        self.names.insert(v, name.clone());
-        Ok(name)
-    }
-
-    /// The numbers of a weight.
-    fn weight(&self, v: Value) -> Step<&'a [f32]> {
-        let slot = &self.graph.slots[v.0];
-        if !matches!(slot.role, Role::Param | Role::State) {
-            return Err(format!("has the buffer `{}`, which nothing has written", slot.name));
-        }
-        let tensor = self.checkpoint.tensors.get(&slot.name);
-        match tensor.filter(|tensor| tensor.shape == slot.shape) {
-            Some(tensor) => Ok(&tensor.data),
-            None => Err(format!("has no tensor `{}` of shape {:?}", slot.name, slot.shape)),
-        }
-    }
-
-    /// A node whose result is the content of `to`.
-    fn write(&mut self, to: Value, op: &str, inputs: &[&str], how: Vec<Attribute>) {
-        let name = self.rename(to);
-        self.push(op, inputs, &[name], how);
-    }
-
-    /// A new name for the content of `v`.
-    fn rename(&mut self, v: Value) -> String {
-        let name = format!("{} #{}.{}", self.graph.name(v), v.0, self.nodes.len());
-        self.names.insert(v, name.clone());
-        name
-    }
-
-    /// A node whose result is nobody's buffer.
-    fn node(&mut self, op: &str, inputs: &[&str], how: Vec<Attribute>) -> String {
-        let name = format!("{op} #{}", self.nodes.len());
-        self.push(op, inputs, std::slice::from_ref(&name), how);
-        name
-    }
-
-    fn push(&mut self, op: &str, inputs: &[&str], outputs: &[String], attribute: Vec<Attribute>) {
-        self.nodes.push(Node {
-            input: inputs.iter().map(|name| (*name).to_owned()).collect(),
-            output: outputs.to_vec(),
-            name: format!("{op} {}", self.nodes.len()),
-            op_type: op.to_owned(),
-            attribute,
-        });
-    }
-
-    fn number(&mut self, number: f64) -> String {
-        self.floats("number", &[], vec![number as f32])
-    }
-
-    fn floats(&mut self, name: &str, shape: &[usize], numbers: Vec<f32>) -> String {
-        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        let dims = shape.iter().map(|&size| size as i64).collect();
-        self.constant(name, proto::FLOAT, dims, bytes)
-    }
-
-    fn ints(&mut self, numbers: &[i64]) -> String {
-        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        self.constant("sizes", proto::INT64, vec![numbers.len() as i64], bytes)
-    }
-
-    /// A constant; the same numbers are kept once.
-    fn constant(&mut self, name: &str, kind: i32, dims: Vec<i64>, bytes: Vec<u8>) -> String {
-        let weight = name.ends_with(".weight") || name.ends_with(".bias");
-        let same = |there: &&Tensor| {
-            there.data_type == Some(kind)
-                && there.dims == dims
-                && there.raw_data.as_deref() == Some(bytes.as_slice())
-        };
-        if let Some(there) = self.constants.iter().find(same).filter(|_| !weight) {
-            return there.name.clone();
-        }
-        let taken = self.constants.iter().any(|there| there.name == name);
-        let name = if taken { format!("{name} {}", self.constants.len()) } else { name.to_owned() };
-        self.constants.push(Tensor {
-            dims,
-            data_type: Some(kind),
-            name: name.clone(),
-            raw_data: Some(bytes),
-        });
-        name
     }
 }

@@ -1,26 +1,9 @@
-//! A reader for pickles that executes nothing.
-//!
-//! A pickle is a program for a small stack machine, and Python's own machine calls whatever function
-//! the program names. This one has no way to call anything: it builds a tree of plain data. It knows
-//! the opcodes that Python 3 writes for state dicts and refuses the others by name. Of the names that
-//! a pickle mentions it knows two kinds ([`Kind`]): the few that tensors are made of, which have a
-//! meaning here, and the classes that a training leaves beside them (options, optimisers, callbacks),
-//! which become [`Object::Opaque`]. Every other name is an error, so that a file that wants to run
-//! something is refused, and not read in part.
-//!
-//! Objects lie in one list and refer to each other by index, so that a tree that contains itself, or
-//! the same list a million times, takes no more memory than the pickle is long.
-//!
-//! No crate does this as it is needed here: serde-pickle has no persistent ids, by which tensors refer
-//! to their numbers, and the readers of machine-learning crates neither have a list of allowed names
-//! nor give the options that stand beside the weights.
+//! The stack machine. Its stack holds references; whatever it makes lies in one list.
 
 use std::collections::HashMap;
 
-use super::globals::{Kind, kind};
-
-/// Bytes of a pickle. That of the largest network here takes some hundred kilobytes.
-pub const MAX_BYTES: usize = 16 << 20;
+use super::super::globals::{Kind, kind};
+use super::{Object, Ref, Storage, View, shown};
 
 /// Objects of a pickle.
 const MAX_OBJECTS: usize = 1 << 20;
@@ -37,108 +20,8 @@ const ARGUMENTS: usize = 4;
 /// Newest version of the protocol.
 const PROTOCOL: u8 = 5;
 
-/// An object, by its place in the list of its [`Tree`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ref(usize);
-
-/// What a pickle can hold.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Object {
-    None,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Text(String),
-    /// Bytes, or a number that is too large: nothing here depends on it.
-    Other,
-    Tuple(Vec<Ref>),
-    /// A list or a set.
-    List(Vec<Ref>),
-    Dict(Vec<(Ref, Ref)>),
-    /// A name of a class or function, which is never looked up.
-    Global { name: String, kind: Kind },
-    /// Where the numbers of tensors are.
-    Storage(Storage),
-    /// Numbers of a storage, seen as an array.
-    Tensor(View),
-    /// An object of a class that is not known, only let pass: what was put into it.
-    Opaque { class: Ref, items: Vec<(Ref, Ref)>, state: Option<Ref> },
-}
-
-/// One block of numbers beside the pickle.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Storage {
-    /// Name of the class, such as `FloatStorage`.
-    pub class: String,
-    /// Name of the member that holds the numbers.
-    pub key: String,
-    /// Numbers in it.
-    pub len: usize,
-}
-
-/// An array in a storage.
-#[derive(Clone, Debug, PartialEq)]
-pub struct View {
-    pub storage: Ref,
-    /// First number.
-    pub offset: usize,
-    pub shape: Vec<usize>,
-    /// Numbers from one entry to the next along each axis.
-    pub strides: Vec<usize>,
-}
-
-/// What a pickle holds.
-#[derive(Debug)]
-pub struct Tree {
-    objects: Vec<Object>,
-    root: Ref,
-}
-
-impl Tree {
-    /// Reads a pickle. Error: one sentence, with the byte at which it stopped.
-    pub fn read(bytes: &[u8]) -> Result<Tree, String> {
-        if bytes.len() > MAX_BYTES {
-            return Err(format!("its pickle has {} bytes ({MAX_BYTES} at most)", bytes.len()));
-        }
-        let mut machine = Machine::new(bytes);
-        let root = machine.run().map_err(|problem| {
-            format!("{problem} (at byte {} of its pickle)", machine.at.saturating_sub(1))
-        })?;
-        Ok(Tree { objects: machine.objects, root })
-    }
-
-    pub fn root(&self) -> Ref {
-        self.root
-    }
-
-    pub fn get(&self, of: Ref) -> &Object {
-        &self.objects[of.0]
-    }
-
-    /// Keys and values of a dict, or of an object like one; attributes of an object that has any.
-    pub fn entries(&self, of: Ref) -> &[(Ref, Ref)] {
-        match self.get(of) {
-            Object::Dict(items) => items,
-            Object::Opaque { items, state: Some(state), .. } if items.is_empty() => {
-                match self.get(*state) {
-                    Object::Dict(attributes) => attributes,
-                    _ => &[],
-                }
-            }
-            Object::Opaque { items, .. } => items,
-            _ => &[],
-        }
-    }
-
-    /// The value under a text key; the last one counts.
-    pub fn find(&self, of: Ref, key: &str) -> Option<Ref> {
-        let is = |at: Ref| matches!(self.get(at), Object::Text(text) if text == key);
-        self.entries(of).iter().rev().find(|(name, _)| is(*name)).map(|(_, value)| *value)
-    }
-}
-
 /// The stack machine.
-struct Machine<'a> {
+pub struct Machine<'a> {
     bytes: &'a [u8],
     /// The next byte.
     at: usize,
@@ -154,13 +37,21 @@ struct Machine<'a> {
 type Step<T = ()> = Result<T, String>;
 
 impl<'a> Machine<'a> {
-    fn new(bytes: &'a [u8]) -> Machine<'a> {
+    pub fn new(bytes: &'a [u8]) -> Machine<'a> {
         let (objects, stack, marks) = (Vec::new(), Vec::new(), Vec::new());
         Machine { bytes, at: 0, objects, stack, marks, memo: HashMap::new(), copied: 0 }
     }
 
-    /// Runs up to the end of the program.
-    fn run(&mut self) -> Step<Ref> {
+    /// Runs the program: all objects, and the one that it leaves. Error: one sentence, with the byte at
+    /// which it stopped.
+    pub fn run(mut self) -> Step<(Vec<Object>, Ref)> {
+        let root = self.to_the_end().map_err(|problem| {
+            format!("{problem} (at byte {} of its pickle)", self.at.saturating_sub(1))
+        })?;
+        Ok((self.objects, root))
+    }
+
+    fn to_the_end(&mut self) -> Step<Ref> {
         loop {
             let opcode = self.byte()?;
             if opcode == b'.' {
@@ -205,7 +96,9 @@ impl<'a> Machine<'a> {
         if opcode == 0x80 {
             let version = self.byte()?;
             if version > PROTOCOL {
-                return Err(format!("it has version {version} of the protocol ({PROTOCOL} at most)"));
+                return Err(format!(
+                    "it has version {version} of the protocol ({PROTOCOL} at most)"
+                ));
             }
             return Ok(());
         }
@@ -441,8 +334,13 @@ impl<'a> Machine<'a> {
         let id = self.pop()?;
         let Object::Tuple(parts) = &self.objects[id.0] else { return Err(WRONG.into()) };
         let parts: Vec<&Object> = parts.iter().map(|at| &self.objects[at.0]).collect();
-        let [Object::Text(what), Object::Global { name, kind }, Object::Text(key), _, Object::Int(len)] =
-            parts.as_slice()
+        let [
+            Object::Text(what),
+            Object::Global { name, kind },
+            Object::Text(key),
+            _,
+            Object::Int(len),
+        ] = parts.as_slice()
         else {
             return Err(WRONG.into());
         };
@@ -463,7 +361,8 @@ impl<'a> Machine<'a> {
         };
         if matches!(opcode, b'h' | b'j') {
             let found = self.memo.get(&index).copied();
-            self.stack.push(found.ok_or(format!("it recalls object {index}, which it never kept"))?);
+            self.stack
+                .push(found.ok_or(format!("it recalls object {index}, which it never kept"))?);
         } else {
             let top = self.top()?;
             self.memo.insert(index, top);
@@ -540,17 +439,6 @@ impl<'a> Machine<'a> {
         self.at += end + 1;
         std::str::from_utf8(&left[..end]).map_err(|_| "it has a name that is not UTF-8".into())
     }
-}
-
-/// A name as it is shown: control characters and length do no harm to a terminal.
-pub(super) fn shown(name: &str) -> String {
-    const LONGEST: usize = 80;
-    let clean = name.chars().map(|c| if c.is_control() { '?' } else { c });
-    let mut text: String = clean.take(LONGEST).collect();
-    if name.chars().nth(LONGEST).is_some() {
-        text.push('…');
-    }
-    text
 }
 
 fn describe(object: &Object) -> String {
