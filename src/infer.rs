@@ -112,6 +112,7 @@ impl Network {
             )));
         }
         let (probe, gauge) = self.probe(scan);
+        let gauge = gauge * self.learned.object_factor;
         let lit = || centre(&probe_intensity(probe.view()), crop);
         let weights = match options.weighting {
             PatchWeighting::Uniform => stitch::Weights::Uniform,

@@ -51,6 +51,7 @@
 //! |---|---|
 //! | [`data`] | scan files, their checks and units, groups of neighbours; [`data::load`] |
 //! | [`checkpoint`] | trained weights and their record as safetensors |
+//! | [`exchange`] | weights of PyTorch in, safetensors and ONNX out |
 //! | [`report`] | pictures, history, run record, log, progress |
 //! | [`config`] | every option, where its value came from, what is allowed |
 //!
@@ -87,6 +88,7 @@ pub mod cli;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod exchange;
 pub mod graph;
 pub mod infer;
 pub mod launch;

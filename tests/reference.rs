@@ -15,6 +15,7 @@ use ptycho_gpu::backend::Backend;
 use ptycho_gpu::backend::cpu::{Cpu, Real};
 use ptycho_gpu::config::{AmpActivation, Head, ModelConfig, OptimiserConfig};
 use ptycho_gpu::data::npz::Npz;
+use ptycho_gpu::exchange::PREFIX;
 use ptycho_gpu::graph::{Graph, Role, Stage, Value};
 use ptycho_gpu::models::cnn;
 use ptycho_gpu::models::optimiser::{self, Controls};
@@ -39,9 +40,6 @@ const GRADIENT: f64 = 1e-3;
 
 /// The same on the trained case, whose gradients are well conditioned.
 const GRADIENT_TRAINED: f64 = 3e-4;
-
-/// Prefix of the published weight names.
-const PREFIX: &str = "model.autoencoder.";
 
 #[test]
 fn every_case_agrees_in_f64() {

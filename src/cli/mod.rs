@@ -8,7 +8,9 @@ pub mod bench;
 pub mod convert;
 pub mod demo;
 pub mod evaluate;
+pub mod export;
 pub mod fixture;
+pub mod import;
 pub mod infer;
 pub mod inspect;
 pub mod plan;
@@ -48,6 +50,10 @@ pub enum Command {
     Simulate(simulate::Args),
     /// Cut a deterministic subset out of a scan: some patterns, or a part of its area
     Fixture(fixture::Args),
+    /// Take over a network that was trained in PyTorch; nothing in its file is executed
+    Import(import::Args),
+    /// Write a trained network as ONNX or as plain weights
+    Export(export::Args),
     /// Print the operations, shapes, parameters and bytes of a network before running it
     Plan(plan::Args),
     /// Simulate a scan, train on it, reconstruct it, and measure the result
@@ -79,6 +85,8 @@ impl Cli {
             Command::Evaluate(args) => evaluate::run(args),
             Command::Simulate(args) => simulate::run(args),
             Command::Fixture(args) => fixture::run(args),
+            Command::Import(args) => import::run(args),
+            Command::Export(args) => export::run(args),
             Command::Plan(args) => plan::run(args),
             Command::Demo(args) => demo::run(args),
             Command::Selftest(args) => selftest::run(args),

@@ -15,7 +15,7 @@ use crate::graph::{Grad, Graph, Value};
 use crate::launch::Launch;
 
 /// ln(e − 1): softplus of it is 1.
-const SOFTPLUS_ONE: f64 = 0.541_324_854_612_918_1;
+pub(crate) const SOFTPLUS_ONE: f64 = 0.541_324_854_612_918_1;
 
 /// The kernels know each by its place in this list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +36,9 @@ pub enum Activation {
 
 #[derive(Clone, Debug)]
 pub struct Activate {
-    x: Value,
-    y: Value,
-    activation: Activation,
+    pub(crate) x: Value,
+    pub(crate) y: Value,
+    pub(crate) activation: Activation,
     /// Elements of `x`.
     total: usize,
 }

@@ -16,22 +16,22 @@ use crate::graph::{Grad, Graph, Value};
 use crate::launch::Launch;
 
 /// ε, in the unit of x²: keeps r finite on a constant channel.
-const FLOOR: f64 = 1e-5;
+pub(crate) const FLOOR: f64 = 1e-5;
 
 /// Share of the batch in the running statistics.
 const MOMENTUM: f64 = 0.1;
 
 #[derive(Clone, Debug)]
 pub struct BatchNorm {
-    x: Value,
-    gamma: Value,
-    beta: Value,
-    running_mean: Value,
-    running_var: Value,
+    pub(crate) x: Value,
+    pub(crate) gamma: Value,
+    pub(crate) beta: Value,
+    pub(crate) running_mean: Value,
+    pub(crate) running_var: Value,
     training: Value,
     /// μ and r of each channel, [C, 2].
     used: Value,
-    y: Value,
+    pub(crate) y: Value,
     samples: usize,
     channels: usize,
     pixels: usize,

@@ -14,10 +14,10 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Cartesian {
-    x: Value,
-    y: Value,
-    amplitude: Value,
-    phase: Value,
+    pub(crate) x: Value,
+    pub(crate) y: Value,
+    pub(crate) amplitude: Value,
+    pub(crate) phase: Value,
     total: usize,
 }
 

@@ -15,9 +15,9 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct ChannelGate {
-    x: Value,
-    m: Value,
-    y: Value,
+    pub(crate) x: Value,
+    pub(crate) m: Value,
+    pub(crate) y: Value,
     samples: usize,
     channels: usize,
     pixels: usize,

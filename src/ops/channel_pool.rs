@@ -16,8 +16,8 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct ChannelPool {
-    x: Value,
-    pooled: Value,
+    pub(crate) x: Value,
+    pub(crate) pooled: Value,
     samples: usize,
     channels: usize,
     pixels: usize,

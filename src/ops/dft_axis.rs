@@ -84,17 +84,17 @@ impl Band {
 
 #[derive(Clone, Debug)]
 pub struct DftAxis {
-    image: Value,
-    modes: Value,
-    synthesis: bool,
-    axis: Axis,
-    band: Band,
+    pub(crate) image: Value,
+    pub(crate) modes: Value,
+    pub(crate) synthesis: bool,
+    pub(crate) axis: Axis,
+    pub(crate) band: Band,
     weights: Weights,
     /// Images of the batch, lines of an image and the same padded.
     planes: usize,
     lines: usize,
     row: usize,
-    accumulate: bool,
+    pub(crate) accumulate: bool,
 }
 
 /// [B, C, H, W] → [B, C, K, 2, L]: modes of `count` frequencies from `first` (modulo the length of
@@ -152,7 +152,7 @@ impl DftAxis {
     }
 
     /// w_k (cos θ, −sin θ) at row 2k + part and pixel n.
-    fn matrix<T: Real>(&self) -> impl Fn(usize, usize) -> T + use<T> {
+    pub(crate) fn matrix<T: Real>(&self) -> impl Fn(usize, usize) -> T + use<T> {
         let (band, weights, turns) = (self.band, self.weights, self.band.turns());
         move |row, n| {
             let [c, s] = turns[band.frequency(row / 2) * n % band.length];

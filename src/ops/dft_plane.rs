@@ -20,16 +20,16 @@ use crate::launch::Launch;
 #[derive(Clone, Debug)]
 pub struct DftPlane {
     /// U, [B, C, K, 2, N padded].
-    lines: Value,
+    pub(crate) lines: Value,
     /// Z, [1, C, K·Q, 2, B padded].
-    modes: Value,
-    synthesis: bool,
-    band: Band,
+    pub(crate) modes: Value,
+    pub(crate) synthesis: bool,
+    pub(crate) band: Band,
     weights: Weights,
     samples: usize,
-    channels: usize,
+    pub(crate) channels: usize,
     /// K, frequencies of the first axis.
-    rows: usize,
+    pub(crate) rows: usize,
     accumulate: bool,
 }
 
@@ -98,7 +98,7 @@ impl DftPlane {
 
     /// w_q e^{iθ} as a real matrix: row 2q + part of the modes, and number n of the part's half of a
     /// row of `lines`; 0 in the padding.
-    fn matrix<T: Real>(&self) -> impl Fn(usize, usize) -> T + use<T> {
+    pub(crate) fn matrix<T: Real>(&self) -> impl Fn(usize, usize) -> T + use<T> {
         let (band, weights, turns) = (self.band, self.weights, self.band.turns());
         let half = padded(band.length);
         move |row, at| {

@@ -14,14 +14,14 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct HeadSum {
-    inner: Value,
-    outer: Value,
-    y: Value,
+    pub(crate) inner: Value,
+    pub(crate) outer: Value,
+    pub(crate) y: Value,
     /// The outer path is masked in the centre.
-    border: bool,
+    pub(crate) border: bool,
     /// Height and width of `y`.
-    height: usize,
-    width: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
     /// Elements of `y`.
     total: usize,
 }

@@ -14,16 +14,16 @@ use crate::graph::{Grad, Graph, Value};
 use crate::launch::Launch;
 
 /// ε, in the unit of x²: keeps r finite on a constant image.
-const FLOOR: f64 = 1e-5;
+pub(crate) const FLOOR: f64 = 1e-5;
 
 #[derive(Clone, Debug)]
 pub struct InstanceNorm {
-    x: Value,
-    gamma: Value,
-    beta: Value,
+    pub(crate) x: Value,
+    pub(crate) gamma: Value,
+    pub(crate) beta: Value,
     /// μ and r of each image, [B, C, 2].
     used: Value,
-    y: Value,
+    pub(crate) y: Value,
     samples: usize,
     channels: usize,
     pixels: usize,

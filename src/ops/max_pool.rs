@@ -14,8 +14,8 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct MaxPool {
-    x: Value,
-    y: Value,
+    pub(crate) x: Value,
+    pub(crate) y: Value,
     height: usize,
     width: usize,
     /// Elements of `y`.

@@ -24,12 +24,12 @@ const TILE: usize = 16;
 
 #[derive(Clone, Debug)]
 pub struct ModeMix {
-    x: Value,
-    weight: Value,
-    y: Value,
+    pub(crate) x: Value,
+    pub(crate) weight: Value,
+    pub(crate) y: Value,
     /// Packed weights.
     workspace: Value,
-    sizes: Sizes,
+    pub(crate) sizes: Sizes,
 }
 
 #[derive(Clone, Debug)]
@@ -43,11 +43,11 @@ pub struct ModeMixBackward {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Sizes {
+pub(crate) struct Sizes {
     samples: usize,
-    inputs: usize,
-    outputs: usize,
-    modes: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) modes: usize,
     /// L.
     row: usize,
 }
@@ -89,7 +89,7 @@ fn pack_modes<T: Real>(
 }
 
 /// Entry (2o + part, 2i + part) of the real matrix of one mode.
-fn entry<T: Real>(weight: &[T], outputs: usize, row: usize, term: usize) -> T {
+pub(crate) fn entry<T: Real>(weight: &[T], outputs: usize, row: usize, term: usize) -> T {
     let at = 2 * (term / 2 * outputs + row / 2);
     match (row % 2, term % 2) {
         (0, 1) => -weight[at + 1],

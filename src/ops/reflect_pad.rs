@@ -13,8 +13,8 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct ReflectPad {
-    x: Value,
-    y: Value,
+    pub(crate) x: Value,
+    pub(crate) y: Value,
     /// Images, and height and width of `x`.
     planes: usize,
     height: usize,

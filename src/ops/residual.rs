@@ -17,10 +17,10 @@ const PARTS: usize = BLOCK as usize;
 
 #[derive(Clone, Debug)]
 pub struct Residual {
-    x: Value,
-    update: Value,
-    gate: Option<Value>,
-    y: Value,
+    pub(crate) x: Value,
+    pub(crate) update: Value,
+    pub(crate) gate: Option<Value>,
+    pub(crate) y: Value,
     total: usize,
 }
 

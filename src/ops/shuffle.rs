@@ -20,10 +20,10 @@ const BLOCK: usize = SIDE * SIDE;
 
 #[derive(Clone, Debug)]
 pub struct Shuffle {
-    x: Value,
-    y: Value,
+    pub(crate) x: Value,
+    pub(crate) y: Value,
     /// From channels to pixels.
-    spread: bool,
+    pub(crate) spread: bool,
     /// Height and width where the image is smaller.
     height: usize,
     width: usize,

@@ -15,9 +15,9 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct SpatialGate {
-    y: Value,
-    v: Value,
-    z: Value,
+    pub(crate) y: Value,
+    pub(crate) v: Value,
+    pub(crate) z: Value,
     samples: usize,
     channels: usize,
     pixels: usize,

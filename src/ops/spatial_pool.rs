@@ -15,8 +15,8 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct SpatialPool {
-    x: Value,
-    pooled: Value,
+    pub(crate) x: Value,
+    pub(crate) pooled: Value,
     samples: usize,
     channels: usize,
     pixels: usize,

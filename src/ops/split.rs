@@ -15,13 +15,13 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Split {
-    x: Value,
-    low: Value,
-    high: Value,
+    pub(crate) x: Value,
+    pub(crate) low: Value,
+    pub(crate) high: Value,
     samples: usize,
-    channels: usize,
+    pub(crate) channels: usize,
     /// First channel of `high`.
-    at: usize,
+    pub(crate) at: usize,
     pixels: usize,
 }
 

@@ -23,8 +23,8 @@ const BLOCK: usize = 4;
 
 #[derive(Clone, Debug)]
 pub struct TransposedFilter {
-    weight: Value,
-    filter: Value,
+    pub(crate) weight: Value,
+    pub(crate) filter: Value,
     inputs: usize,
     outputs: usize,
 }

@@ -12,8 +12,8 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Upsample {
-    x: Value,
-    y: Value,
+    pub(crate) x: Value,
+    pub(crate) y: Value,
     /// Height and width of `x`.
     height: usize,
     width: usize,

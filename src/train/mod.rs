@@ -522,6 +522,7 @@ impl Trainer {
         Learned {
             model: self.config.model.clone(),
             input_scale: self.pool.input_scale,
+            object_factor: 1.0,
             neighbor_count: self.config.data.neighbor_count,
             probe_trained: self.made_probe
                 || self.step.controls.rates.iter().any(|(g, _)| *g == Group::Probe),

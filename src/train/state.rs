@@ -39,11 +39,19 @@ pub struct Learned {
     pub model: ModelConfig,
     /// s in x = a·s.
     pub input_scale: f64,
+    /// Object in the engine's gauge = this times what the network gives; 1 but for networks that were
+    /// trained elsewhere.
+    #[serde(default = "one")]
+    pub object_factor: f64,
     /// K of the groups.
     pub neighbor_count: usize,
     /// Whether the checkpoint holds a learned probe.
     pub probe_trained: bool,
     pub scans: Vec<LearnedScan>,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 /// A scan that was learned from.

@@ -39,14 +39,14 @@ pub struct Sizes {
 
 #[derive(Clone, Debug)]
 pub struct Conv2d {
-    x: Value,
-    weight: Value,
-    bias: Option<Value>,
-    y: Value,
+    pub(crate) x: Value,
+    pub(crate) weight: Value,
+    pub(crate) bias: Option<Value>,
+    pub(crate) y: Value,
     /// Padded input and packed weights.
     workspace: Value,
-    relu: bool,
-    sizes: Sizes,
+    pub(crate) relu: bool,
+    pub(crate) sizes: Sizes,
 }
 
 #[derive(Clone, Debug)]
