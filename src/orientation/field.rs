@@ -69,7 +69,8 @@ fn centre_of_mass(scan: &Scan, index: usize) -> Option<[f64; 2]> {
 /// J of value = constant + J place, by least squares.
 fn slope(points: &[([f64; 2], [f64; 2])]) -> Option<[[f64; 2]; 2]> {
     let count = points.len().max(1) as f64;
-    let mean = |of: &dyn Fn(&([f64; 2], [f64; 2])) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let mean =
+        |of: &dyn Fn(&([f64; 2], [f64; 2])) -> f64| points.iter().map(of).sum::<f64>() / count;
     let place = [mean(&|p| p.0[0]), mean(&|p| p.0[1])];
     let value = [mean(&|p| p.1[0]), mean(&|p| p.1[1])];
     let ([mut xx, mut xy, mut yy], mut right) = ([0.0; 3], [[0.0; 2]; 2]);

@@ -39,8 +39,9 @@ struct Attempt {
     scan: Scan,
     start: Start,
     epochs: usize,
-    /// After the first round, and after the last one; infinite where the fit diverged.
+    /// After the first round, after the second one, and now; infinite where the fit diverged.
     known: f64,
+    early: f64,
     residual: f64,
 }
 
@@ -57,15 +58,18 @@ pub fn rank(scan: &Scan, options: &Options) -> Result<Ranking> {
     let trial = Trial::of(scan, options.frames, options.side)?;
     let mut attempts = known_probe(&trial, options)?;
     run_all(&mut attempts, options.epochs[1], true, options.seed)?;
+    attempts.iter_mut().for_each(|attempt| attempt.early = attempt.residual);
     attempts.sort_by(|a, b| a.residual.total_cmp(&b.residual));
     let half = attempts.len() / 2;
     run_all(&mut attempts[..half], options.epochs[2], true, options.seed)?;
     let field = Field::of(scan);
+    let finite = |residual: f64| Some(residual).filter(|r| r.is_finite());
     let candidates = attempts.iter().map(|attempt| Candidate {
         turn: attempt.turn,
         probe: attempt.probe,
-        residual: Some(attempt.residual).filter(|r| r.is_finite()),
-        residual_known_probe: Some(attempt.known).filter(|r| r.is_finite()),
+        residual: finite(attempt.residual),
+        residual_known_probe: finite(attempt.known),
+        residual_early: finite(attempt.early),
         curl_share: field.curl_share(attempt.turn),
         epochs: attempt.epochs,
     });
@@ -77,7 +81,9 @@ pub fn rank(scan: &Scan, options: &Options) -> Result<Ranking> {
 fn known_probe(trial: &Trial, options: &Options) -> Result<Vec<Attempt>> {
     let both = |turn: Turn| {
         let frames = [ProbeFrame::Positions, ProbeFrame::Detector];
-        frames.into_iter().filter(move |&f| turn != Turn::NONE || f == ProbeFrame::Positions)
+        frames
+            .into_iter()
+            .filter(move |&f| turn != Turn::NONE || f == ProbeFrame::Positions)
             .map(move |probe| Attempt::new(trial, turn, probe))
     };
     let mut all: Vec<Attempt> = Turn::all().into_iter().flat_map(both).collect();
@@ -102,7 +108,7 @@ impl Attempt {
     fn new(trial: &Trial, turn: Turn, probe: ProbeFrame) -> Attempt {
         let scan = trial.turned(turn, probe == ProbeFrame::Detector);
         let start = Start::of(&scan);
-        Attempt { turn, probe, scan, start, epochs: 0, known: 0.0, residual: 0.0 }
+        Attempt { turn, probe, scan, start, epochs: 0, known: 0.0, early: 0.0, residual: 0.0 }
     }
 
     /// Goes on for so many epochs. A fit that diverges ends here, with an infinite residual.

@@ -29,8 +29,8 @@
 //! breaks the tie is knowledge: the probe, as far as P and P* differ by more than what the object can
 //! take over (a constant and a ramp of phase), in practice the sign of its curvature; or the sign of
 //! the sample's phase. A real probe, such as a disk in focus, leaves it open. So pairs are ranked by
-//! fits with a free probe, and twins among themselves by fits with the probe of the file, and the
-//! answer says so.
+//! fits with a free probe, and twins among themselves by how far such a fit comes from the probe of
+//! the file, in as many epochs; the answer says so.
 //!
 //! # Two tests
 //!

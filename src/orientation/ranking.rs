@@ -36,6 +36,8 @@ pub struct Candidate {
     pub residual: Option<f64>,
     /// e of the first round, with the probe of the file.
     pub residual_known_probe: Option<f64>,
+    /// e of the second round, in which all have had as many epochs.
+    pub residual_early: Option<f64>,
     /// Share of the rotation in the field of the centres of mass; none: the field is constant.
     pub curl_share: Option<f64>,
     /// Passes over the patterns before the fit ended or was given up.
@@ -77,8 +79,8 @@ fn ratio(other: f64, best: f64) -> f64 {
 }
 
 impl Ranking {
-    /// Orders by how far each came and then by residual; the better one of a pair of twins is that
-    /// which the probe of the file fits better.
+    /// Orders by how far each came and then by residual; the better one of the first pair of twins
+    /// is that which the probe of the file leads to sooner.
     pub(super) fn new(mut candidates: Vec<Candidate>, trial: &Trial) -> Ranking {
         candidates.sort_by(|a, b| {
             let residuals = size(a.residual).total_cmp(&size(b.residual));
@@ -86,8 +88,8 @@ impl Ranking {
         });
         let twin = candidates.iter().position(|c| c.turn == candidates[0].turn.twin());
         let twin = twin.expect("all eight are there");
-        let known = |i: usize| size(candidates[i].residual_known_probe);
-        if known(twin) < known(0) {
+        let early = |i: usize| size(candidates[i].residual_early);
+        if early(twin) < early(0) {
             candidates.swap(0, twin);
         }
         let (frames, side) = (trial.scan.len(), trial.scan.side());
@@ -117,9 +119,10 @@ impl Ranking {
         ratio(size(self.second().residual), best)
     }
 
-    /// Residual of the twin, in units of that of the best, both with the probe of the file.
+    /// Residual of the twin, in units of that of the best, after as many epochs from the probe of the
+    /// file: 1 where that probe is its own twin.
     pub fn twin_margin(&self) -> f64 {
-        ratio(size(self.twin().residual_known_probe), size(self.best().residual_known_probe))
+        ratio(size(self.twin().residual_early), size(self.best().residual_early))
     }
 
     /// Whether the probe of the file tells the best one from its twin.
@@ -186,7 +189,7 @@ impl Ranking {
             "rule": self.rule(),
             "twin": {
                 "frames": self.twin().turn,
-                "margin_known_probe": self.twin_margin(),
+                "margin": self.twin_margin(),
                 "told_by_the_probe": self.twins_told(),
             },
         })

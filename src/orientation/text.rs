@@ -47,8 +47,10 @@ impl Ranking {
         )?;
         for (rank, candidate) in self.candidates.iter().enumerate() {
             let number = |r: Option<f64>| r.map_or("diverged".to_owned(), |r| format!("{r:.4}"));
-            let curl = candidate.curl_share.map_or("-".to_owned(), |c| format!("{:.0} %", 100.0 * c));
-            let given_up = if candidate.epochs < self.best().epochs { "  given up early" } else { "" };
+            let curl =
+                candidate.curl_share.map_or("-".to_owned(), |c| format!("{:.0} %", 100.0 * c));
+            let given_up =
+                if candidate.epochs < self.best().epochs { "  given up early" } else { "" };
             writeln!(
                 f,
                 "  {:4}  {:35} {:24} {:31} {:>8}  {:>12}  {curl:>5}{given_up}",
@@ -97,13 +99,13 @@ impl Ranking {
         let margin = self.twin_margin();
         match self.twins_told() {
             true => format!(
-                "{pair}. The probe of the file decides for {} ({margin:.2} times the residual for \
-                 the twin): right if the sign of its curvature is",
+                "{pair}. The probe of the file decides for {} (from it, the twin is left with \
+                 {margin:.2} times the residual): right if the sign of its curvature is",
                 best.words()
             ),
             false => format!(
-                "{pair}. The probe of the file fits both alike ({margin:.2} times the residual for the \
-                 twin): only the sign of the beam's curvature or of the sample's phase can tell, \
+                "{pair}. The probe of the file suits both alike (from it, the twin is left with \
+                 {margin:.2} times the residual): only the sign of the beam's curvature or of the sample's phase can tell, \
                  {} or {}",
                 flags(best),
                 flags(twin)

@@ -55,7 +55,9 @@ impl Trial {
         }
         if !scan.side().is_multiple_of(2) {
             let n = scan.side();
-            return refuse(format!("they are {n}×{n}, but an even side is needed: crop or pad them"));
+            return refuse(format!(
+                "they are {n}×{n}, but an even side is needed: crop or pad them"
+            ));
         }
         if on_a_line(&scan.positions) {
             return refuse(
@@ -232,7 +234,8 @@ fn steer(scan: &mut Scan) {
     let ([x0, y0], [x1, y1]) = (centroid(&beam), centroid(&light));
     let middle = (side / 2) as f64;
     for ((_, y, x), z) in scan.probe.indexed_iter_mut() {
-        let turns = ((x1 - x0) * (x as f64 - middle) + (y1 - y0) * (y as f64 - middle)) / side as f64;
+        let turns =
+            ((x1 - x0) * (x as f64 - middle) + (y1 - y0) * (y as f64 - middle)) / side as f64;
         *z *= narrow(Complex64::from_polar(1.0, TAU * turns));
     }
 }

@@ -109,11 +109,8 @@ impl Turn {
 
     /// The flags that turn positions so: first `--swap-xy`, then the flips. Empty for [`Turn::NONE`].
     pub fn position_flags(self) -> String {
-        let flags = [
-            (self.transpose, "--swap-xy"),
-            (self.flip_x, "--flip-x"),
-            (self.flip_y, "--flip-y"),
-        ];
+        let flags =
+            [(self.transpose, "--swap-xy"), (self.flip_x, "--flip-x"), (self.flip_y, "--flip-y")];
         let given: Vec<&str> = flags.into_iter().filter(|(on, _)| *on).map(|(_, f)| f).collect();
         given.join(" ")
     }
