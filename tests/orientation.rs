@@ -34,10 +34,10 @@ impl Default for Sample {
         Sample {
             object: |size| objects::make(&ObjectSpec::default(), size, 3),
             probe: ProbeSpec {
-                kind: ProbeKind::Gaussian,
-                diameter: 9.0,
-                defocus: 10.0,
-                aberration: 2.0,
+                kind: ProbeKind::Fzp,
+                diameter: 12.0,
+                aberration: 5.0,
+                defocus: 0.0,
                 ..ProbeSpec::default()
             },
             grid: 10,
@@ -158,7 +158,12 @@ fn a_probe_of_the_opposite_curvature_makes_the_twin_of_it() {
 
 #[test]
 fn a_probe_that_is_its_own_twin_does_not_tell_twins_apart() {
-    let flat = ProbeSpec { defocus: 0.0, aberration: 0.0, ..Sample::default().probe };
+    let flat = ProbeSpec {
+        kind: ProbeKind::Gaussian,
+        diameter: 9.0,
+        aberration: 0.0,
+        ..Sample::default().probe
+    };
     let ranking = ranked(&Sample { probe: flat, ..Sample::default() }.scan());
     assert!([Turn::NONE, Turn::NONE.twin()].contains(&ranking.best().turn), "{ranking}");
     assert!(!ranking.twins_told() && ranking.twin_margin() < 1.05, "{ranking}");
@@ -170,7 +175,7 @@ fn a_probe_that_is_its_own_twin_does_not_tell_twins_apart() {
 
 #[test]
 fn an_object_that_is_its_own_mirror_image_tells_nothing() {
-    // Stripes along y under a beam that is symmetric: turning top and bottom changes nothing.
+    // Stripes under a beam that is symmetric: turning top and bottom changes nothing.
     let stripes = |size: usize| {
         Array2::from_shape_fn((size, size), |(_, x)| {
             let x = x as f64;
@@ -272,11 +277,12 @@ fn the_right_orientation_of_given_scans_is_found() {
             let shares =
                 [ranking.best(), ranking.second()].map(|c| c.curl_share.unwrap_or(f64::NAN));
             println!(
-                "  stored {:35} {:5} margin {:.3}, twin margin {:.3}, curl {:.3} and {:.3}, \
+                "  stored {:35} {:5} margin {:.3}, {:.1} above noise, twin margin {:.3}, curl {:.3} and {:.3}, \
                  confidence {}, {:.0} s",
                 wrong.words(),
                 if right { "found" } else { "WRONG" },
                 ranking.margin(),
+                ranking.margin_above_noise(),
                 ranking.twin_margin(),
                 shares[0],
                 shares[1],

@@ -12,6 +12,9 @@ use crate::reconstruct::{self, Start, StartObject, reconstruct};
 use crate::reconstruction::Reconstruction;
 use crate::{Error, Result};
 
+/// From this ratio of residuals on the probe of the file tells which way round it lies.
+const PROBE_TOLD: f64 = 1.05;
+
 /// How much is tried.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Options {
@@ -43,6 +46,8 @@ struct Attempt {
     known: f64,
     early: f64,
     residual: f64,
+    /// What shot noise alone would leave, as the fit sees it.
+    floor: f64,
 }
 
 /// Ranks the 8 orientations of the frames of `scan` relative to its positions; `scan` needs a probe.
@@ -62,6 +67,7 @@ pub fn rank(scan: &Scan, options: &Options) -> Result<Ranking> {
     attempts.sort_by(|a, b| a.residual.total_cmp(&b.residual));
     let half = attempts.len() / 2;
     run_all(&mut attempts[..half], options.epochs[2], true, options.seed)?;
+    attempts[..half].sort_by(|a, b| a.residual.total_cmp(&b.residual));
     let field = Field::of(scan);
     let finite = |residual: f64| Some(residual).filter(|r| r.is_finite());
     let candidates = attempts.iter().map(|attempt| Candidate {
@@ -73,11 +79,11 @@ pub fn rank(scan: &Scan, options: &Options) -> Result<Ranking> {
         curl_share: field.curl_share(attempt.turn),
         epochs: attempt.epochs,
     });
-    Ok(Ranking::new(candidates.collect(), &trial))
+    Ok(Ranking::new(candidates.collect(), attempts[0].floor, &trial))
 }
 
-/// The first round. Turning the frames or the positions is the same but for the probe, so both are tried,
-/// and the better one is kept.
+/// The first round. Turning the frames or the positions is the same but for the probe, so both are tried.
+/// The positions are turned only where that is clearly better.
 fn known_probe(trial: &Trial, options: &Options) -> Result<Vec<Attempt>> {
     let both = |turn: Turn| {
         let frames = [ProbeFrame::Positions, ProbeFrame::Detector];
@@ -92,7 +98,7 @@ fn known_probe(trial: &Trial, options: &Options) -> Result<Vec<Attempt>> {
     for mut attempt in all {
         attempt.known = attempt.residual;
         match better.last_mut().filter(|last| last.turn == attempt.turn) {
-            Some(last) if attempt.known < last.known => *last = attempt,
+            Some(last) if PROBE_TOLD * attempt.known < last.known => *last = attempt,
             Some(_) => {}
             None => better.push(attempt),
         }
@@ -108,7 +114,17 @@ impl Attempt {
     fn new(trial: &Trial, turn: Turn, probe: ProbeFrame) -> Attempt {
         let scan = trial.turned(turn, probe == ProbeFrame::Detector);
         let start = Start::of(&scan);
-        Attempt { turn, probe, scan, start, epochs: 0, known: 0.0, early: 0.0, residual: 0.0 }
+        Attempt {
+            turn,
+            probe,
+            scan,
+            start,
+            epochs: 0,
+            known: 0.0,
+            early: 0.0,
+            residual: 0.0,
+            floor: 0.0,
+        }
     }
 
     /// Goes on for so many epochs. A fit that diverges ends here, with an infinite residual.
@@ -121,6 +137,7 @@ impl Attempt {
         match reconstruct(&self.scan, &self.start, &options, &Chosen::Cpu, None) {
             Ok(solved) => {
                 self.residual = solved.figures.residual;
+                self.floor = solved.figures.floor;
                 self.start = go_on(solved.reconstruction);
                 self.epochs += epochs;
             }

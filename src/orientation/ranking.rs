@@ -6,12 +6,18 @@ use serde_json::{Value, json};
 use super::trial::Trial;
 use super::turn::Turn;
 
-/// Below this ratio of residuals two orientations explain the patterns alike.
-const TOLD: f64 = 1.05;
+/// Below this ratio of residuals above the shot noise two orientations explain the patterns alike: fits
+/// as short as these differ by a quarter where they should not.
+const TOLD: f64 = 1.5;
 /// From this ratio on the fit is clear.
-const CLEAR: f64 = 1.5;
+const CLEAR: f64 = 2.5;
 /// From this ratio on it is beyond doubt, whatever the centres of mass say.
-const BEYOND_DOUBT: f64 = 3.0;
+const BEYOND_DOUBT: f64 = 5.0;
+/// Part of the shot noise that a residual may differ from it by chance.
+const CHANCE: f64 = 0.02;
+/// A fit that leaves less than this part of the shot noise shows that the dose is not what the file
+/// says: there is no telling what noise would leave.
+const CREDIBLE: f64 = 0.7;
 /// From this ratio on the probe of the file tells twins apart.
 const TWINS_TOLD: f64 = 1.1;
 
@@ -68,6 +74,8 @@ pub struct Ranking {
     pub side: usize,
     /// Share of its area that a probe has in common with its nearest neighbour.
     pub overlap: f64,
+    /// What shot noise alone would leave of the best residual; 0 where the dose is not credible.
+    pub floor: f64,
 }
 
 fn size(residual: Option<f64>) -> f64 {
@@ -81,11 +89,13 @@ fn ratio(other: f64, best: f64) -> f64 {
 impl Ranking {
     /// Orders by how far each came and then by residual; the better one of the first pair of twins
     /// is that which the probe of the file leads to sooner.
-    pub(super) fn new(mut candidates: Vec<Candidate>, trial: &Trial) -> Ranking {
+    pub(super) fn new(mut candidates: Vec<Candidate>, floor: f64, trial: &Trial) -> Ranking {
         candidates.sort_by(|a, b| {
             let residuals = size(a.residual).total_cmp(&size(b.residual));
             b.epochs.cmp(&a.epochs).then(residuals)
         });
+        let least = size(candidates[0].residual);
+        let floor = if least < CREDIBLE * floor { 0.0 } else { floor };
         let twin = candidates.iter().position(|c| c.turn == candidates[0].turn.twin());
         let twin = twin.expect("all eight are there");
         let early = |i: usize| size(candidates[i].residual_early);
@@ -93,7 +103,7 @@ impl Ranking {
             candidates.swap(0, twin);
         }
         let (frames, side) = (trial.scan.len(), trial.scan.side());
-        Ranking { candidates, frames, side, overlap: trial.overlap.nearest }
+        Ranking { candidates, frames, side, overlap: trial.overlap.nearest, floor }
     }
 
     pub fn best(&self) -> &Candidate {
@@ -115,8 +125,19 @@ impl Ranking {
 
     /// Residual of the second, in units of that of the best pair.
     pub fn margin(&self) -> f64 {
-        let best = size(self.best().residual).min(size(self.twin().residual));
-        ratio(size(self.second().residual), best)
+        ratio(size(self.second().residual), self.least())
+    }
+
+    /// The same for what is left above the shot noise, which decides: where few photons were counted
+    /// most of any residual is noise.
+    pub fn margin_above_noise(&self) -> f64 {
+        let above = |residual: f64| (residual - self.floor).max(CHANCE * self.floor);
+        ratio(above(size(self.second().residual)), above(self.least()))
+    }
+
+    /// Residual of the best pair.
+    fn least(&self) -> f64 {
+        size(self.best().residual).min(size(self.twin().residual))
     }
 
     /// Residual of the twin, in units of that of the best, after as many epochs from the probe of the
@@ -143,7 +164,7 @@ impl Ranking {
     }
 
     pub fn confidence(&self) -> Confidence {
-        let (margin, agrees) = (self.margin(), self.curl_agrees());
+        let (margin, agrees) = (self.margin_above_noise(), self.curl_agrees());
         match (margin >= TOLD, margin >= CLEAR) {
             (false, _) => Confidence::CannotTell,
             (true, true) if agrees || margin >= BEYOND_DOUBT => Confidence::High,
@@ -162,11 +183,15 @@ impl Ranking {
             }
             (false, None) => "the centres of mass say nothing".to_owned(),
         };
-        let fit = match self.margin() {
-            m if m < TOLD => format!("a margin below {TOLD} decides nothing"),
-            m if m < CLEAR => format!("a margin of {TOLD} to {CLEAR} is small"),
-            m if m < BEYOND_DOUBT => format!("a margin from {CLEAR} on is clear"),
-            _ => format!("a margin from {BEYOND_DOUBT} on is beyond doubt"),
+        let fit = match self.margin_above_noise() {
+            m if m < TOLD => {
+                format!("a margin above the noise of less than {TOLD} decides nothing")
+            }
+            m if m < CLEAR => format!("a margin above the noise from {TOLD} to {CLEAR} is small"),
+            m if m < BEYOND_DOUBT => {
+                format!("a margin above the noise from {CLEAR} to {BEYOND_DOUBT} is clear")
+            }
+            _ => format!("a margin above the noise from {BEYOND_DOUBT} on is beyond doubt"),
         };
         format!("{fit}; {centres}")
     }
@@ -182,7 +207,9 @@ impl Ranking {
             "candidates": candidates,
             "as_the_file_is": told && self.best().turn == Turn::NONE,
             "stored": told.then(|| self.best().turn.inverse()),
+            "noise_floor": self.floor,
             "margin": self.margin(),
+            "margin_above_noise": self.margin_above_noise(),
             "second": self.second().turn,
             "curl_agrees": self.curl_agrees(),
             "confidence": self.confidence(),

@@ -81,9 +81,11 @@ impl Ranking {
 
     fn margin_line(&self) -> String {
         format!(
-            "{:.2}: residual of the best other orientation that patterns can tell apart (frames {}), \
-             in units of the best",
+            "{:.2}, {:.2} above the shot noise of {:.4}: residual of the best other orientation that \
+             patterns can tell apart (frames {}), in units of the best",
             self.margin(),
+            self.margin_above_noise(),
+            self.floor,
             self.second().turn.words()
         )
     }

@@ -8,7 +8,8 @@ use num_complex::{Complex32, Complex64};
 use super::turn::Turn;
 use crate::data::geometry::{self, Overlap};
 use crate::data::scan::{Position, Scan};
-use crate::reconstruct::{modes, positions};
+use crate::metrics::verdict::shot_noise;
+use crate::reconstruct::modes;
 use crate::simulate::fourier::{Fft2, centre};
 use crate::{Error, Result};
 
@@ -18,9 +19,9 @@ const FEWEST: usize = 16;
 /// Neighbouring probes that share less of their area than this hardly contradict each other.
 const LEAST_OVERLAP: f64 = 0.2;
 
-/// Patterns whose spread about their mean is less than this many times their shot noise are all the
-/// same.
-const LEAST_SPREAD: f64 = 1.1;
+/// Patterns whose variance about their mean is less than this many times that of their shot noise are
+/// all the same. It is known to better than a hundredth: there are many pixels.
+const LEAST_VARIANCE: f64 = 1.03;
 
 /// Positions whose spread across is less than this part of that along are on a line.
 const LINE: f64 = 0.02;
@@ -48,47 +49,11 @@ impl Trial {
     pub fn of(scan: &Scan, frames: usize, side: usize) -> Result<Trial> {
         let refuse = |why: String| {
             let text = format!("the patterns cannot tell their orientation: {why}");
-            Err(Error::input(&scan.source.path, text))
+            Error::input(&scan.source.path, text)
         };
-        if scan.len() < FEWEST {
-            return refuse(format!("there are {}, at least {FEWEST} are needed", scan.len()));
-        }
-        if !scan.side().is_multiple_of(2) {
-            let n = scan.side();
-            return refuse(format!(
-                "they are {n}×{n}, but an even side is needed: crop or pad them"
-            ));
-        }
-        if on_a_line(&scan.positions) {
-            return refuse(
-                "their positions lie on a line, and nothing overlaps across it: use a scan of an area"
-                    .into(),
-            );
-        }
-        let chosen = middle(&scan.positions, frames);
-        let part = scan.subset(&chosen);
-        let overlap = geometry::overlap(&part.positions, &scan.probe).expect("many positions");
-        if overlap.nearest < LEAST_OVERLAP {
-            return refuse(format!(
-                "neighbouring probes share {:.0} % of their area (a probe of {:.1} pixels, a step of \
-                 {:.1}), at least {:.0} % are needed: use a scan with a smaller step, and check the \
-                 probe and the unit of the positions",
-                100.0 * overlap.nearest,
-                overlap.probe_diameter,
-                overlap.step[1],
-                100.0 * LEAST_OVERLAP
-            ));
-        }
-        let every: Vec<usize> = (0..part.len()).collect();
-        let spread = positions::spread(&part, &every);
-        if spread < LEAST_SPREAD {
-            return refuse(format!(
-                "the {} in the middle are all the same within their noise (spread {spread:.2} times \
-                 the shot noise), so the object has no structure there: use a part of the sample \
-                 that has some, or more light",
-                part.len()
-            ));
-        }
+        check_whole(scan).map_err(refuse)?;
+        let part = scan.subset(&middle(&scan.positions, frames));
+        let overlap = check_part(&part).map_err(refuse)?;
         Ok(Trial { scan: cropped(&part, cropped_side(&part, side)), overlap })
     }
 
@@ -111,6 +76,63 @@ impl Trial {
         steer(&mut scan);
         scan
     }
+}
+
+/// Why `scan` is no use whatever part of it is taken.
+fn check_whole(scan: &Scan) -> Result<(), String> {
+    let (patterns, n) = (scan.len(), scan.side());
+    if patterns < FEWEST {
+        return Err(format!("there are {patterns}, at least {FEWEST} are needed"));
+    }
+    if !n.is_multiple_of(2) {
+        return Err(format!("they are {n}×{n}, but an even side is needed: crop or pad them"));
+    }
+    if on_a_line(&scan.positions) {
+        let why = "their positions lie on a line, and nothing overlaps across it";
+        return Err(format!("{why}: use a scan of an area"));
+    }
+    Ok(())
+}
+
+/// How patterns in the part that is taken overlap, or why that is not enough.
+fn check_part(part: &Scan) -> Result<Overlap, String> {
+    let overlap = geometry::overlap(&part.positions, &part.probe).expect("many positions");
+    if overlap.nearest < LEAST_OVERLAP {
+        return Err(format!(
+            "neighbouring probes share {:.0} % of their area (a probe of {:.1} pixels, a step of \
+             {:.1}), at least {:.0} % are needed: use a scan with a smaller step, and check the \
+             probe and the unit of the positions",
+            100.0 * overlap.nearest,
+            overlap.probe_diameter,
+            overlap.step[1],
+            100.0 * LEAST_OVERLAP
+        ));
+    }
+    let variance = variance(part);
+    if variance < LEAST_VARIANCE {
+        return Err(format!(
+            "the {} in the middle are all the same within their noise (a variance of {variance:.3} \
+             times that of the shot noise), so the object has no structure there: use a part of the \
+             sample that has some, or more light",
+            part.len()
+        ));
+    }
+    Ok(overlap)
+}
+
+/// Variance of √counts about the root of each pixel's mean count, in units of what shot noise makes of
+/// it; infinite where no noise is expected.
+fn variance(part: &Scan) -> f64 {
+    let (count, kappa) = (part.len() as f64, part.dose.kappa);
+    let (mut found, mut expected) = (0.0, 0.0);
+    for lane in part.amplitude.lanes(Axis(0)) {
+        let counts = |a: &f32| (kappa * f64::from(*a)).powi(2);
+        let mean = lane.iter().map(counts).sum::<f64>() / count;
+        let root = mean.sqrt();
+        found += lane.iter().map(|&a| (kappa * f64::from(a) - root).powi(2)).sum::<f64>();
+        expected += (count - 1.0) * shot_noise(mean);
+    }
+    if expected > 0.0 { found / expected } else { f64::INFINITY }
 }
 
 /// Whether the positions spread along one direction alone.
