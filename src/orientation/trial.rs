@@ -19,9 +19,11 @@ const FEWEST: usize = 16;
 /// Neighbouring probes that share less of their area than this hardly contradict each other.
 const LEAST_OVERLAP: f64 = 0.2;
 
-/// Patterns whose variance about their mean is less than this many times that of their shot noise are
-/// all the same. It is known to better than a hundredth: there are many pixels.
-const LEAST_VARIANCE: f64 = 1.03;
+/// Patterns whose variance about their mean is less than this many times that of their shot noise, or
+/// not more than chance may make it, are all the same.
+const LEAST_VARIANCE: f64 = 1.01;
+/// Standard deviations that chance may make.
+const CHANCE: f64 = 4.0;
 
 /// Positions whose spread across is less than this part of that along are on a line.
 const LINE: f64 = 0.02;
@@ -108,8 +110,8 @@ fn check_part(part: &Scan) -> Result<Overlap, String> {
             100.0 * LEAST_OVERLAP
         ));
     }
-    let variance = variance(part);
-    if variance < LEAST_VARIANCE {
+    let (variance, deviation) = variance(part);
+    if variance < LEAST_VARIANCE.max(1.0 + CHANCE * deviation) {
         return Err(format!(
             "the {} in the middle are all the same within their noise (a variance of {variance:.3} \
              times that of the shot noise), so the object has no structure there: use a part of the \
@@ -121,18 +123,25 @@ fn check_part(part: &Scan) -> Result<Overlap, String> {
 }
 
 /// Variance of √counts about the root of each pixel's mean count, in units of what shot noise makes of
-/// it; infinite where no noise is expected.
-fn variance(part: &Scan) -> f64 {
+/// it, and the standard deviation of that for patterns that are all the same. Infinite where no noise
+/// is expected.
+fn variance(part: &Scan) -> (f64, f64) {
     let (count, kappa) = (part.len() as f64, part.dose.kappa);
-    let (mut found, mut expected) = (0.0, 0.0);
+    let (mut found, mut expected, mut squares) = (0.0, 0.0, 0.0);
     for lane in part.amplitude.lanes(Axis(0)) {
         let counts = |a: &f32| (kappa * f64::from(*a)).powi(2);
         let mean = lane.iter().map(counts).sum::<f64>() / count;
         let root = mean.sqrt();
         found += lane.iter().map(|&a| (kappa * f64::from(a) - root).powi(2)).sum::<f64>();
-        expected += (count - 1.0) * shot_noise(mean);
+        let noise = shot_noise(mean);
+        expected += (count - 1.0) * noise;
+        squares += (count - 1.0) * noise * noise;
     }
-    if expected > 0.0 { found / expected } else { f64::INFINITY }
+    if expected <= 0.0 {
+        return (f64::INFINITY, 0.0);
+    }
+    // As of normal numbers, whose squares have twice the square of their variance as variance.
+    (found / expected, (2.0 * squares).sqrt() / expected)
 }
 
 /// Whether the positions spread along one direction alone.
