@@ -70,6 +70,7 @@
 //! | [`train`] | epochs, schedules, validation, resuming, the watch for a collapse |
 //! | [`infer`], [`stitch`] | patches, and the object that they make |
 //! | [`reconstruct`] | the object, probe and positions solved for directly, or refined |
+//! | [`orientation`] | which way round the frames lie relative to the positions |
 //! | [`reconstruction`] | what comes out of all of them, and its file |
 //! | [`save`] | the same in the files of other programs |
 //! | [`metrics`] | a reconstruction against the truth and against the data |
@@ -96,6 +97,7 @@ pub mod measure;
 pub mod metrics;
 pub mod models;
 pub mod ops;
+pub mod orientation;
 pub mod plan;
 pub mod random;
 pub mod reconstruct;

@@ -9,6 +9,8 @@ use crate::data::geometry;
 use crate::data::{
     LoadOptions, Position, Problem, Scan, Severity, Survey, check_network_side, survey,
 };
+use crate::orientation::{self, Ranking};
+use crate::report::log::hush;
 use crate::{Error, Result};
 
 /// Characters across and down the map of positions. A character is about twice as high as wide.
@@ -24,6 +26,10 @@ pub struct Args {
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
+    /// Find out by short fits which way round the frames lie relative to the positions: mirrored,
+    /// turned or transposed. Takes a minute or two, and changes nothing
+    #[arg(long)]
+    pub orientation: bool,
     #[command(flatten)]
     pub load: LoadOptions,
 }
@@ -36,11 +42,19 @@ pub fn run(args: Args) -> Result<()> {
     {
         survey.problems.push(Problem::NetworkSide { side: scan.side() });
     }
-    let text = match args.json {
-        true => format!("{:#}\n", report(&args.file, &survey)),
-        false => describe(&args.file, &survey),
-    };
-    print(text)?;
+    let scan = survey.scan.as_ref().filter(|_| args.orientation);
+    if args.json {
+        let mut report = report(&args.file, &survey);
+        if let Some(scan) = scan {
+            report["orientation"] = ranking(scan)?.json();
+        }
+        print(format!("{report:#}\n"))?;
+    } else {
+        print(describe(&args.file, &survey))?;
+        if let Some(scan) = scan {
+            print(format!("\n{}", ranking(scan)?))?;
+        }
+    }
     if survey.scan.is_some() {
         return Ok(());
     }
@@ -48,6 +62,11 @@ pub fn run(args: Args) -> Result<()> {
         survey.problems.iter().filter(|problem| problem.severity() == Severity::Error).count();
     let plural = if errors == 1 { "" } else { "s" };
     Err(Error::input(&args.file, format!("cannot be used: {errors} error{plural}, listed above")))
+}
+
+fn ranking(scan: &Scan) -> Result<Ranking> {
+    hush();
+    orientation::rank(scan, &orientation::Options::default())
 }
 
 fn report(path: &Path, survey: &Survey) -> Value {

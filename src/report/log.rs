@@ -35,6 +35,11 @@ pub fn init(quiet: bool) {
     let _ = dispatch.apply();
 }
 
+/// No progress bars, and no log but warnings and errors; without [`init`] none at all.
+pub fn hush() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
 /// Sends the log to the end of `path` as well, in place of the file before it. What was said while
 /// there was no file comes first.
 pub fn open_file(path: impl AsRef<Path>) -> Result<()> {
