@@ -173,7 +173,7 @@ pub fn kind(module: &str, name: &str) -> Option<Kind> {
         }
     }
     // A name with a dot could reach through a package to what it has imported.
-    let within = |package: &&str| full.starts_with(*package) && !name.contains('.');
-    let passed = PASSED.contains(&full.as_str()) || PACKAGES.iter().any(|p| within(&p));
+    let within = |package: &&str| full.starts_with(package) && !name.contains('.');
+    let passed = PASSED.contains(&full.as_str()) || PACKAGES.iter().any(within);
     passed.then_some(Kind::Opaque)
 }

@@ -208,7 +208,7 @@ fn head<'a>(
     else {
         return Err("`decoder_amp.amp.conv1.weight` is missing".into());
     };
-    let outer = last.checked_sub(inputs).unwrap_or(0);
+    let outer = last.saturating_sub(inputs);
     if outer == channels && outputs == channels {
         return Ok(Head::Border);
     }

@@ -175,7 +175,8 @@ fn networks_that_are_not_known_here_are_refused_by_what_they_are() {
     });
     says(&deep, &["6 blocks"]);
     let two = changed(|all| {
-        let first = all.iter_mut().find(|(name, _)| name.ends_with("blocks.0.conv1.weight"));
+        let first =
+            all.iter_mut().find(|(name, _)| name.ends_with("encoder.blocks.0.conv1.weight"));
         first.unwrap().1 = vec![32, 2, 3, 3];
     });
     says(&two, &["2 patterns at once"]);

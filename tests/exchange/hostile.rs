@@ -47,8 +47,8 @@ fn a_pickle_that_wants_to_run_something_is_refused_by_name() {
         ([b"\x80\x02(", &command[..], b"ios\nsystem\n."].concat(), "INST"),
         ([b"\x80\x02(cos\nsystem\n", &command[..], b"o."].concat(), "`os.system`"),
         ([b"\x80\x02(N", &command[..], b"o."].concat(), "OBJ"),
-        ([b"\x80\x02cos\nsystem\n)\x81."].concat(), "`os.system`"),
-        ([b"\x80\x04cos\nsystem\n)}\x92."].concat(), "`os.system`"),
+        (b"\x80\x02cos\nsystem\n)\x81.".to_vec(), "`os.system`"),
+        (b"\x80\x04cos\nsystem\n)}\x92.".to_vec(), "`os.system`"),
         (b"\x80\x02ccollections\nOrderedDict\n}b.".to_vec(), "attributes are given to the class"),
         ([b"\x80\x02", &command[..], b"(N", &command[..], b"tR."].concat(), "a text is called"),
         (b"\x80\x02\x82\x01.".to_vec(), "EXT1"),
@@ -161,25 +161,51 @@ fn archives_that_grow_are_refused_before_they_are_read() {
     assert!(!refusal(&lies).is_empty());
 }
 
+/// The numbers of one tensor in a storage of 0, 1, 2, …, 6 that declares `len` of them.
+fn view(
+    len: usize,
+    offset: usize,
+    shape: &[usize],
+    strides: &[usize],
+) -> ptycho_gpu::Result<Vec<f32>> {
+    let mut pickle = [b"\x80\x02}", &x("a.weight")[..]].concat();
+    tensor(&mut pickle, "0", len, offset, shape, strides);
+    pickle.extend(b"s.");
+    let numbers = (0..7).flat_map(|number| (number as f32).to_le_bytes()).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("w.pt");
+    std::fs::write(&path, file(&pickle, &[numbers])).unwrap();
+    Weights::open(&path).unwrap().numbers("a.weight")
+}
+
+#[test]
+fn strides_and_offset_say_where_the_numbers_are() {
+    for (offset, shape, strides, want) in [
+        (1, &[2, 3][..], &[3, 1][..], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0][..]),
+        (0, &[3, 2], &[1, 3], &[0.0, 3.0, 1.0, 4.0, 2.0, 5.0]),
+        (5, &[], &[], &[5.0]),
+        (9, &[0, 4], &[4, 1], &[]),
+        (6, &[2, 2], &[0, 0], &[6.0; 4]),
+    ] {
+        assert_eq!(view(7, offset, shape, strides).unwrap(), want, "{shape:?} by {strides:?}");
+    }
+}
+
 #[test]
 fn tensors_that_reach_beyond_their_storage_are_refused() {
-    let name = "encoder.blocks.0.conv1.weight";
-    for (len, offset, shape, strides) in [
-        (4, 1, vec![4], vec![1]),
-        (4, usize::MAX >> 1, vec![4], vec![1]),
-        (4, 0, vec![2, 2], vec![usize::MAX >> 1, 1]),
-        (1 << 40, 0, vec![4], vec![1]),
-        (usize::MAX >> 1, 0, vec![4], vec![1]),
-        (4, 0, vec![1 << 40, 1 << 20], vec![0, 0]),
+    const FAR: usize = usize::MAX >> 1;
+    for (len, offset, shape, strides, word) in [
+        (7, 2, [2, 3], [3, 1], "beyond the 7 numbers"),
+        (4, 1, [2, 2], [2, 1], "beyond the 4 numbers"),
+        (7, FAR, [2, 2], [1, 1], "beyond the 7 numbers"),
+        (7, 0, [2, 2], [FAR, 1], "beyond the 7 numbers"),
+        (7, 0, [FAR, FAR], [0, 0], "entries"),
+        (7, 0, [1 << 20, 1 << 20], [0, 0], "entries"),
+        (1 << 40, 0, [2, 2], [2, 1], "declares"),
+        (FAR, 0, [2, 2], [2, 1], "too large"),
     ] {
-        let mut pickle = [b"\x80\x02}", &x(name)[..]].concat();
-        tensor(&mut pickle, "0", len, offset, &shape, &strides);
-        pickle.extend(b"s.");
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("w.pt");
-        std::fs::write(&path, file(&pickle, &[vec![0; 16]])).unwrap();
-        let message = Weights::open(&path).unwrap().numbers(name).unwrap_err().to_string();
-        assert!(message.contains(name), "{message}");
+        let message = view(len, offset, &shape, &strides).unwrap_err().to_string();
+        assert!(message.contains("`a.weight`") && message.contains(word), "{message}");
     }
 }
 

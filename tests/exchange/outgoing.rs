@@ -150,7 +150,7 @@ fn difference(
     let [model_path, source, target] =
         ["network.onnx", "patterns.f32", "patches.f32"].map(|name| folder.join(name));
     std::fs::write(&source, bytes_of(&patterns)).unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/exchange/onnx.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/exchange/run_onnx.py");
     let done = std::process::Command::new(python)
         .args([&script, &model_path, Path::new(&format!("{batch},{channels},{n},{n}"))])
         .args([&source, &target])

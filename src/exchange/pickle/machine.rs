@@ -45,13 +45,13 @@ impl<'a> Machine<'a> {
     /// Runs the program: all objects, and the one that it leaves. Error: one sentence, with the byte at
     /// which it stopped.
     pub fn run(mut self) -> Step<(Vec<Object>, Ref)> {
-        let root = self.to_the_end().map_err(|problem| {
+        let root = self.steps().map_err(|problem| {
             format!("{problem} (at byte {} of its pickle)", self.at.saturating_sub(1))
         })?;
         Ok((self.objects, root))
     }
 
-    fn to_the_end(&mut self) -> Step<Ref> {
+    fn steps(&mut self) -> Step<Ref> {
         loop {
             let opcode = self.byte()?;
             if opcode == b'.' {

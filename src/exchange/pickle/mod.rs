@@ -8,12 +8,11 @@
 //! which become [`Object::Opaque`]. Every other name is an error, so that a file that wants to run
 //! something is refused, and not read in part.
 //!
-//! Objects lie in one list and refer to each other by index, so that a tree that contains itself, or
-//! the same list a million times, takes no more memory than the pickle is long.
+//! Objects lie in one list and refer to each other by index, so that memory grows with the length of
+//! the pickle and with nothing else, whatever contains itself or the same list a million times.
 //!
-//! No crate does this as it is needed here: serde-pickle has no persistent ids, by which tensors refer
-//! to their numbers, and the readers of machine-learning crates neither have a list of allowed names
-//! nor give the options that stand beside the weights.
+//! Why not a crate: serde-pickle has no persistent ids, by which tensors refer to their numbers, and
+//! the readers for PyTorch in machine-learning crates have no list of allowed names to refuse by.
 
 mod machine;
 
@@ -25,7 +24,7 @@ pub const MAX_BYTES: usize = 16 << 20;
 
 /// An object, by its place in the list of its [`Tree`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ref(pub(self) usize);
+pub struct Ref(usize);
 
 /// What a pickle can hold.
 #[derive(Clone, Debug, PartialEq)]

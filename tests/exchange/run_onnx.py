@@ -1,6 +1,6 @@
 """Runs an ONNX model for tests/exchange.rs.
 
-    onnx.py MODEL SHAPE INPUT OUTPUT    SHAPE as 5,1,64,64; files are little-endian f32
+    run_onnx.py MODEL SHAPE INPUT OUTPUT    SHAPE as 5,1,64,64; files are little-endian f32
 
 Writes `amplitude`, then `phase`.
 """
