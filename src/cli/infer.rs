@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ndarray::Array2;
-
+use super::pictures::{self, Pictures};
 use super::refine;
+use super::report as page;
 use super::train::Compat;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting};
-use crate::data::{self, LoadOptions};
+use crate::data::{self, LoadOptions, Scan};
 use crate::infer::{Network, Options, Reconstruction};
-use crate::metrics::{self, DataSpace, Evidence, Verdict};
+use crate::metrics::{self, DataSpace, Evidence, Shown, Verdict};
 use crate::reconstruct::Rates;
 use crate::reconstruction::Saved;
-use crate::report::{self, Colormap, OutputFolder, Picture, Range, RunRecord};
+use crate::report::{self, OutputFolder, RunRecord};
 use crate::stitch::Orientation;
 use crate::{Error, Result, backend, config, reconstruct};
 
@@ -94,6 +94,9 @@ pub struct Args {
     #[arg(long, requires = "refine", value_name = "COUNT", help_heading = "Refinement")]
     pub refine_modes: Option<usize>,
 
+    /// Leave no report.html
+    #[arg(long)]
+    pub no_report: bool,
     /// End with one line of JSON on stdout
     #[arg(long)]
     pub json: bool,
@@ -216,8 +219,11 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     record.result("spread", evidence.spread).result("verdict", &verdict);
     let metadata = serde_json::Value::Object(record.json().clone());
     let file = if args.refine.is_some() { "network.npz" } else { "reconstruction.npz" };
-    result.write(&folder.join(file), &scan, &metadata)?;
-    pictures(&result, folder)?;
+    let frames = pictures::frames(&result, &scan, &figures);
+    result.write_with(&folder.join(file), &scan, &metadata, |file| {
+        pictures::write_frames(file, &figures, &frames)
+    })?;
+    leave_pictures(&result, &scan, &figures, &frames, folder)?;
     record.write(record_path(folder, args.refine.is_some()))?;
     log::info!(
         "{patterns} patterns, {}x{} pixels, residual {:.4}, R factor {:.4}: {}",
@@ -229,6 +235,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     );
     verdict.say();
     let Some(options) = args.refinement() else {
+        page::leave(folder, args.no_report);
         if args.json {
             report::print_json(&Line { figures: &figures, verdict: &verdict })?;
         }
@@ -238,6 +245,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let (from, device) = (file.to_owned(), &device);
     let job = refine::Job { scan: &scan, before: &before, from, options: &options, device };
     let line = refine::refine(&job, folder, false)?;
+    page::leave(folder, args.no_report);
     if args.json {
         report::print_json(&line)?;
     }
@@ -270,37 +278,20 @@ fn record_path(folder: &Path, refined: bool) -> PathBuf {
     usual
 }
 
-/// Amplitude, phase and consistency as PNG.
-fn pictures(result: &Reconstruction, folder: &Path) -> Result<()> {
-    let covered = result.covered();
-    object_pictures(result, &covered, folder)?;
+/// All pictures of a stitched object.
+fn leave_pictures(
+    result: &Reconstruction,
+    scan: &Scan,
+    figures: &DataSpace,
+    frames: &[Shown],
+    folder: &Path,
+) -> Result<()> {
+    let pictures = Pictures::new(result, scan, result.covered(), folder);
+    pictures.object()?;
     let consistency = &result.stitched.consistency;
-    draw(result, &covered, folder, "consistency.png", consistency, ("Overlap consistency", ""))
-}
-
-/// Amplitude and phase where they are `covered`, as PNG.
-pub(super) fn object_pictures(
-    result: &Reconstruction,
-    covered: &Array2<bool>,
-    folder: &Path,
-) -> Result<()> {
-    let object = &result.stitched.object;
-    draw(result, covered, folder, "amplitude.png", &object.mapv(|z| z.norm()), ("Amplitude", ""))?;
-    draw(result, covered, folder, "phase.png", &object.mapv(|z| z.arg()), ("Phase", "rad"))
-}
-
-/// An array of the canvas with its title and unit; what is in rad is an angle.
-fn draw(
-    result: &Reconstruction,
-    covered: &Array2<bool>,
-    folder: &Path,
-    file: &str,
-    values: &Array2<f32>,
-    (title, unit): (&str, &str),
-) -> Result<()> {
-    let trusted = result.trusted();
-    let colormap = if unit == "rad" { Colormap::Cyclic } else { Colormap::Sequential };
-    let (range, mask, trusted) = (Range::default(), Some(covered), Some(&trusted));
-    let picture = Picture { title, colormap, range, mask, trusted, unit };
-    report::write_image(folder.join(file), values, &picture)
+    pictures.map("consistency.png", consistency, ("Overlap consistency", ""))?;
+    pictures.probe()?;
+    pictures.positions(&[])?;
+    pictures.residual(figures)?;
+    pictures.patterns(frames)
 }

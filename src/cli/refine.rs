@@ -7,7 +7,9 @@ use ndarray::Array2;
 use num_complex::Complex32;
 use serde_json::{Value, json};
 
+use super::pictures::Pictures;
 use super::reconstruct::{self as output, SolverArgs};
+use super::report as page;
 use crate::backend::Chosen;
 use crate::data::{self, LoadOptions, Scan};
 use crate::metrics::{DataSpace, data_space};
@@ -69,6 +71,7 @@ pub fn run(args: Args) -> Result<()> {
     let from = args.reconstruction.to_string_lossy().into_owned();
     let job = Job { scan: &scan, before: &before, from, options: &options, device: &device };
     let line = refine(&job, &args.output_dir, args.solver.frc)?;
+    page::leave(&args.output_dir, args.solver.no_report);
     if args.solver.json {
         report::print_json(&line)?;
     }
@@ -98,8 +101,9 @@ pub(super) fn refine(job: &Job, folder: &Path, frc: bool) -> Result<Value> {
     let mut record = output::record("refine", scan, device, options, &solved, halves.as_ref());
     record.set("start", &job.from).result("before", &was).result("change", change.relative);
     record.timing("total_seconds", started.elapsed().as_secs_f64());
-    output::write(folder, scan, &solved, halves.as_ref(), &record)?;
-    pictures(&change, &solved, folder)?;
+    let before = Some(&change.before);
+    output::write(folder, scan, &solved, halves.as_ref(), &record, before)?;
+    pictures(&change, &solved, scan, folder)?;
     let text = report_text(&job.from, &was, &solved, &change);
     report::atomic_write(folder.join("report.md"), text.as_bytes())?;
     record.write(folder.join("run.json"))?;
@@ -113,8 +117,9 @@ pub(super) fn refine(job: &Job, folder: &Path, frc: bool) -> Result<Value> {
 }
 
 /// Before and after side by side, and where they differ.
-fn pictures(change: &Change, solved: &Solved, folder: &Path) -> Result<()> {
+fn pictures(change: &Change, solved: &Solved, scan: &Scan, folder: &Path) -> Result<()> {
     let after = &solved.reconstruction;
+    let pixel_m = scan.instrument.pixel_m(scan.side());
     let known = after.lit();
     let trusted = after.trusted();
     let pair = |f: fn(&Complex32) -> f32| {
@@ -139,7 +144,7 @@ fn pictures(change: &Change, solved: &Solved, folder: &Path) -> Result<()> {
     let trusted = both(&trusted);
     let draw = |file: &str, values: &Array2<f32>, title, colormap, unit| {
         let (range, mask, trusted) = (Range::default(), None, Some(&trusted));
-        let picture = Picture { title, colormap, range, mask, trusted, unit };
+        let picture = Picture { title, colormap, range, mask, trusted, unit, pixel_m };
         report::write_image(folder.join(file), values, &picture)
     };
     let amplitude = pair(|z| z.norm());
@@ -157,7 +162,7 @@ fn pictures(change: &Change, solved: &Solved, folder: &Path) -> Result<()> {
         Colormap::Cyclic,
         "rad",
     )?;
-    output::plain(folder, "change.png", &change.size, "Change by refinement", "")
+    Pictures::new(after, scan, known, folder).plain("change.png", &change.size, "Change by refinement")
 }
 
 fn capitalised(text: &str) -> String {

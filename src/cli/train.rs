@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::report as page;
 use crate::config::{
     self, AmpActivation, Architecture, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder,
     GroupInput, Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, Optimiser,
@@ -267,6 +268,11 @@ pub struct Args {
           value_name = "BOOL", help_heading = "Run")]
     pub quiet: Option<bool>,
 
+    /// Leave no report.html
+    #[arg(long, help_heading = "Run")]
+    #[serde(skip)]
+    pub no_report: bool,
+
     #[command(flatten)]
     #[serde(skip)]
     pub compat: Compat,
@@ -361,7 +367,7 @@ pub fn train(args: &Args) -> Result<Outcome> {
     record.timing("total_seconds", started.elapsed().as_secs_f64());
     record.result("training", &outcome);
     record.write(folder.join("run.json"))?;
-    finish(&outcome, folder, resolved.config.run.json)?;
+    finish(&outcome, folder, resolved.config.run.json, args.no_report)?;
     match &outcome.collapse {
         Some(collapse) if resolved.config.run.strict => Err(Error::Run(collapse.clone())),
         _ => Ok(outcome),
@@ -375,8 +381,15 @@ fn own(checkpoint: &Path, folder: &Path) -> bool {
 }
 
 /// What a training leaves in its folder.
-const LEFT: [&str; 6] =
-    ["checkpoints", "history.csv", "history.jsonl", "run.json", "log.txt", "loss.png"];
+const LEFT: [&str; 7] = [
+    "checkpoints",
+    "history.csv",
+    "history.jsonl",
+    "run.json",
+    "log.txt",
+    "loss.png",
+    page::FILE,
+];
 
 /// Moves what an earlier training left in `folder` to `folder/previous-1`, or the next free number:
 /// hours of work are never overwritten, and two runs never mixed.
@@ -455,7 +468,7 @@ fn load(data: &DataConfig) -> Result<(Vec<Scan>, Option<Scan>)> {
 }
 
 /// Says how it went: the curve as a picture, the log, one line of JSON where asked for.
-fn finish(outcome: &Outcome, folder: &Path, json: bool) -> Result<()> {
+fn finish(outcome: &Outcome, folder: &Path, json: bool, no_report: bool) -> Result<()> {
     loss_curve(folder)?;
     match (&outcome.verdict, &outcome.collapse) {
         (Some(verdict), _) => verdict.say(),
@@ -467,6 +480,7 @@ fn finish(outcome: &Outcome, folder: &Path, json: bool) -> Result<()> {
         log::info!("{name} {figure:.4} (each pattern from its own patch)");
     }
     log::info!("checkpoints, history.csv and run.json are in {}", folder.display());
+    page::leave(folder, no_report);
     if json {
         report::print_json(outcome)?;
     }

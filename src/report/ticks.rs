@@ -43,6 +43,15 @@ pub(super) fn logarithmic(low: f64, high: f64, count: usize) -> Vec<Tick> {
     ticks
 }
 
+/// A number in three digits, for a label on its own.
+pub(super) fn short(value: f64) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return format!("{value}");
+    }
+    let step = 10f64.powf(value.abs().log10().floor() - 2.0);
+    format_number(value, step)
+}
+
 /// As many digits as neighbours `step` apart need.
 fn format_number(value: f64, step: f64) -> String {
     let text = if value == 0.0 {
