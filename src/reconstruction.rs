@@ -52,6 +52,17 @@ impl Reconstruction {
         self.stitched.weights.mapv(|w| w > 0.0)
     }
 
+    /// [H, W] the object, NaN where it is not `shown`.
+    pub fn seen(&self, shown: &Array2<bool>) -> Array2<Complex32> {
+        let mut object = self.stitched.object.clone();
+        object.zip_mut_with(shown, |z, &shown| {
+            if !shown {
+                *z = Complex32::new(f32::NAN, f32::NAN);
+            }
+        });
+        object
+    }
+
     /// Where an object that was solved for directly means something: a dim rim that only the tails of
     /// the probe reach is noise, though it counts for the patterns.
     pub fn lit(&self) -> Array2<bool> {

@@ -243,7 +243,8 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     };
     let before = Saved::read(&folder.join(file))?;
     let (from, device) = (file.to_owned(), &device);
-    let job = refine::Job { scan: &scan, before: &before, from, options: &options, device };
+    let options = &options;
+    let job = refine::Job { scan: &scan, before: &before, from, options, device, live: None };
     let line = refine::refine(&job, folder, false)?;
     page::leave(folder, args.no_report);
     if args.json {

@@ -120,10 +120,10 @@ impl<'a> Pictures<'a> {
     pub fn patterns(&self, frames: &[Shown]) -> Result<()> {
         let (values, (low, high)) = maps::patterns(frames);
         let indices: Vec<String> = frames.iter().map(|f| f.index.to_string()).collect();
-        let title = format!("Patterns {}: measured, predicted", indices.join(", "));
+        let title = format!("Photons in patterns {}: measured, predicted", indices.join(", "));
         let picture = Picture {
             title: &title,
-            unit: "log10 photons",
+            unit: "log10",
             range: Range::Fixed(low, high),
             ..Picture::default()
         };

@@ -19,7 +19,8 @@ use crate::models::object::{BackgroundKind, Loss};
 use crate::reconstruct::guess::{self, ProbeChoice};
 use crate::reconstruct::halves::{Halves, THRESHOLD, halves};
 use crate::reconstruct::modes::in_percent;
-use crate::reconstruct::{Options, Rates, Solved, Start, reconstruct};
+use crate::reconstruct::{Options, Rates, Solved, Start, reconstruct_watched};
+use crate::report::live::{Facts, Live};
 use crate::report::{self, Curve, OutputFolder, RunRecord, Series};
 use crate::{Error, Result, backend};
 
@@ -135,6 +136,9 @@ pub struct SolverArgs {
     /// from memory [default: what the device has]
     #[arg(long, value_parser = super::train::bytes, value_name = "BYTES")]
     pub device_memory_limit: Option<usize>,
+    /// Show the run while it goes on, on a page for this machine alone; 0: any free port
+    #[arg(long, value_name = "PORT")]
+    pub live: Option<u16>,
     /// Leave no report.html
     #[arg(long)]
     pub no_report: bool,
@@ -178,6 +182,20 @@ impl SolverArgs {
     }
 }
 
+impl SolverArgs {
+    /// The page that shows the run, where it is asked for.
+    pub(super) fn page(
+        &self,
+        command: &'static str,
+        scan: &Scan,
+        epochs: usize,
+    ) -> Result<Option<Live>> {
+        let Some(port) = self.live else { return Ok(None) };
+        let facts = Facts { command, name: page::name(scan), epochs, checkpoints: false };
+        page::live(port, facts).map(Some)
+    }
+}
+
 /// Solves, and leaves arrays, pictures and record in the output folder.
 pub fn run(args: Args) -> Result<()> {
     report::log::init(args.solver.quiet);
@@ -194,7 +212,11 @@ pub fn run(args: Args) -> Result<()> {
     let folder = &args.output_dir;
     let _guard = OutputFolder::create(folder)?;
     let start = start(&args, &scan, &options, &device)?;
-    let solved = reconstruct(&scan, &start, &options, &device, Some(&folder.join("history.csv")))?;
+    let live = args.solver.page("reconstruct", &scan, options.epochs)?;
+    let history = folder.join("history.csv");
+    let history = Some(history.as_path());
+    let solved = reconstruct_watched(&scan, &start, &options, &device, history, live.as_ref())?;
+    drop(live);
     let halves = match args.solver.frc {
         true => Some(halves(&scan, &start, &solved, &options, &device)?),
         false => None,

@@ -15,8 +15,9 @@ use crate::data::{self, LoadOptions, Scan};
 use crate::metrics::{DataSpace, data_space};
 use crate::reconstruct::halves::halves;
 use crate::reconstruct::maps::{self, Change};
-use crate::reconstruct::{Options, Solved, Start, reconstruct};
+use crate::reconstruct::{Options, Solved, Start, reconstruct_watched};
 use crate::reconstruction::Saved;
+use crate::report::live::Live;
 use crate::report::{self, Colormap, OutputFolder, Picture, Range};
 use crate::{Error, Result, backend};
 
@@ -69,7 +70,15 @@ pub fn run(args: Args) -> Result<()> {
     }
     let _guard = OutputFolder::create(&args.output_dir)?;
     let from = args.reconstruction.to_string_lossy().into_owned();
-    let job = Job { scan: &scan, before: &before, from, options: &options, device: &device };
+    let live = args.solver.page("refine", &scan, options.epochs)?;
+    let job = Job {
+        scan: &scan,
+        before: &before,
+        from,
+        options: &options,
+        device: &device,
+        live: live.as_ref(),
+    };
     let line = refine(&job, &args.output_dir, args.solver.frc)?;
     page::leave(&args.output_dir, args.solver.no_report);
     if args.solver.json {
@@ -86,6 +95,8 @@ pub(super) struct Job<'a> {
     pub from: String,
     pub options: &'a Options,
     pub device: &'a Chosen,
+    /// The page that shows it.
+    pub live: Option<&'a Live>,
 }
 
 /// The job itself, which `infer --refine` does too; the figures of its last line.
@@ -95,7 +106,7 @@ pub(super) fn refine(job: &Job, folder: &Path, frc: bool) -> Result<Value> {
     let was = data_space(&before.explained(scan))?;
     let start = Start::from(before);
     let history = folder.join("history.csv");
-    let solved = reconstruct(scan, &start, options, device, Some(&history))?;
+    let solved = reconstruct_watched(scan, &start, options, device, Some(&history), job.live)?;
     let halves = if frc { Some(halves(scan, &start, &solved, options, device)?) } else { None };
     let change = maps::change(before, &solved.reconstruction);
     let mut record = output::record("refine", scan, device, options, &solved, halves.as_ref());

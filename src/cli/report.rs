@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::data::Scan;
 use crate::reconstruct::maps;
 use crate::reconstruction::Saved;
 use crate::report::html::{self, Before};
+use crate::report::live::{Facts, Live};
 use crate::report::{self, atomic_write};
 use crate::{Error, Result};
 
@@ -50,6 +52,20 @@ fn before(folder: &Path, other: &Path) -> Result<Before> {
     let named = if other.is_dir() { other } else { other.parent().unwrap_or(other) };
     let name = named.file_name().map(|name| name.to_string_lossy().into_owned());
     Ok(Before { object: compared.before, name: name.unwrap_or_else(|| "other".into()) })
+}
+
+/// What a scan is called on a page.
+pub(super) fn name(scan: &Scan) -> String {
+    let name = scan.source.path.file_name();
+    name.map_or_else(|| "scan".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Opens the page of a run that is about to begin, and says where it is. The address holds the token:
+/// it goes to the person at the keyboard, quiet or not, and into no log.
+pub(super) fn live(port: u16, facts: Facts) -> Result<Live> {
+    let live = Live::start(port, facts)?;
+    eprintln!("live: {}", live.url());
+    Ok(live)
 }
 
 /// Writes the page of a run that has just ended; what goes wrong here does not undo the run.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::report as page;
+use crate::backend::Chosen;
 use crate::config::{
     self, AmpActivation, Architecture, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder,
     GroupInput, Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, Optimiser,
@@ -14,10 +15,11 @@ use crate::config::{
 use crate::data::{self, LoadOptions, Scan, check_network_side};
 use crate::reconstruct::modes;
 use crate::reconstruction::Saved;
+use crate::report::live::Facts;
 use crate::report::{self, Curve, OutputFolder, RunRecord, Series, loggers};
 use crate::train::synthetic::{Supply, Synthetic};
 use crate::train::teacher::Teacher;
-use crate::train::{Material, Outcome, Trainer};
+use crate::train::{Material, Outcome, Trainer, Watched};
 use crate::{Error, Result, backend};
 
 /// Every option is optional, so that what was given can be told from what was not: a value comes
@@ -268,6 +270,10 @@ pub struct Args {
           value_name = "BOOL", help_heading = "Run")]
     pub quiet: Option<bool>,
 
+    /// Show the training while it runs, on a page for this machine alone; 0: any free port
+    #[arg(long, value_name = "PORT", help_heading = "Run")]
+    #[serde(skip)]
+    pub live: Option<u16>,
     /// Leave no report.html
     #[arg(long, help_heading = "Run")]
     #[serde(skip)]
@@ -346,8 +352,12 @@ pub fn train(args: &Args) -> Result<Outcome> {
         record.input(scan);
     });
     record.timing("load_seconds", started.elapsed().as_secs_f64());
+    let watched = watched(args, &resolved.config, train, &device)?;
     let planning = Instant::now();
     let mut trainer = Trainer::new(material, &resolved, &device)?;
+    if let Some(watched) = watched {
+        trainer.watch(watched);
+    }
     record.timing("plan_seconds", planning.elapsed().as_secs_f64());
     record.set("plan_bytes", trainer.plan_bytes());
     match trainer.resumed_from() {
@@ -372,6 +382,20 @@ pub fn train(args: &Args) -> Result<Outcome> {
         Some(collapse) if resolved.config.run.strict => Err(Error::Run(collapse.clone())),
         _ => Ok(outcome),
     }
+}
+
+/// The page that shows the training, where it is asked for.
+fn watched(
+    args: &Args,
+    config: &TrainConfig,
+    train: &[Scan],
+    device: &Chosen,
+) -> Result<Option<Watched>> {
+    let Some(port) = args.live else { return Ok(None) };
+    let name = page::name(&train[0]);
+    let epochs = config.run.max_epochs;
+    let facts = Facts { command: "train", name, epochs, checkpoints: true };
+    Ok(Some(Watched::new(page::live(port, facts)?, &train[0], device)))
 }
 
 /// Whether `checkpoint` is one of the run in `folder`, which is then gone on with.

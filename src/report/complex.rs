@@ -41,7 +41,7 @@ impl ComplexPicture<'_> {
     }
 
     /// The numbers alone, one pixel each.
-    pub(super) fn pixels(&self, values: &Array2<Complex32>) -> Bitmap {
+    pub(crate) fn pixels(&self, values: &Array2<Complex32>) -> Bitmap {
         let (height, width) = values.dim();
         let top = self.top(values);
         let mut bitmap = Bitmap::new(width, height);

@@ -14,6 +14,7 @@ mod events;
 mod font;
 pub mod history;
 pub mod html;
+pub mod live;
 pub mod log;
 pub mod loggers;
 mod picture;

@@ -48,8 +48,11 @@ pub(super) fn short(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return format!("{value}");
     }
-    let step = 10f64.powf(value.abs().log10().floor() - 2.0);
-    format_number(value, step)
+    let power = value.abs().log10().floor();
+    match (1e-4..1e5).contains(&value.abs()) {
+        true => format!("{value:.*}", (2.0 - power).max(0.0) as usize).replace('-', "−"),
+        false => format_number(value, 10f64.powf(power - 2.0)),
+    }
 }
 
 /// As many digits as neighbours `step` apart need.

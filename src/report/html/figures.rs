@@ -44,7 +44,7 @@ fn bar_with(scale: &ColorScale, unit: &str, ticks: Vec<Tick>) -> String {
     }
     let png = png_address(&strip.encode("Colours").expect("a picture in memory can be encoded"));
     let mut svg = format!(
-        "<svg class=\"bar\" viewBox=\"-24 0 372 30\" aria-hidden=\"true\">\
+        "<svg class=\"bar\" viewBox=\"-16 0 376 30\" aria-hidden=\"true\">\
          <image href=\"{png}\" x=\"0\" y=\"1\" width=\"{BAR}\" height=\"10\" preserveAspectRatio=\"none\"/>\
          <rect x=\"0\" y=\"1\" width=\"{BAR}\" height=\"10\"/>"
     );
@@ -64,14 +64,15 @@ fn bar_with(scale: &ColorScale, unit: &str, ticks: Vec<Tick>) -> String {
 pub(super) fn color_wheel(brightest: f64, id: &str) -> String {
     let png = wheel(96).encode("Colours").expect("a picture in memory can be encoded");
     format!(
-        "<svg class=\"wheel\" viewBox=\"0 0 300 76\" aria-hidden=\"true\"><clipPath id=\"{id}\">\
+        "<svg class=\"wheel\" viewBox=\"16 0 300 76\" aria-hidden=\"true\"><clipPath id=\"{id}\">\
          <circle cx=\"62\" cy=\"38\" r=\"24\"/></clipPath><image href=\"{}\" x=\"38\" y=\"14\" width=\"48\" \
          height=\"48\" clip-path=\"url(#{id})\"/>\
          <text x=\"62\" y=\"10\" text-anchor=\"middle\">π/2</text>\
          <text x=\"62\" y=\"74\" text-anchor=\"middle\">−π/2</text>\
          <text x=\"32\" y=\"42\" text-anchor=\"end\">π</text><text x=\"91\" y=\"42\">0</text>\
-         <text x=\"118\" y=\"34\">hue: phase</text>\
-         <text x=\"118\" y=\"50\">lightness: modulus, {} at the rim</text></svg>\n",
+         <text x=\"118\" y=\"26\">hue: phase</text>\
+         <text x=\"118\" y=\"42\">lightness: modulus</text>\
+         <text x=\"118\" y=\"58\">at the rim: {}</text></svg>\n",
         png_address(&png),
         escape(&ticks::short(brightest))
     )

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use ndarray::Array2;
+use num_complex::Complex32;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::Result;
@@ -77,31 +79,52 @@ impl Sections {
             links.join(""),
             self.body
         );
-        shell(title, &body, &self.arrays.into_json(), SCRIPT, "")
+        shell(title, &body, &self.arrays.into_json(), SCRIPT, &ALONE)
     }
 }
 
+/// What a page may ask for beyond itself, and what it says of that.
+struct Reach {
+    /// Further directives of its policy.
+    policy: &'static str,
+    foot: &'static str,
+}
+
+const ALONE: Reach = Reach {
+    policy: "img-src data:",
+    foot: "The page holds everything that it shows, and asks no network for anything.",
+};
+
+const LIVE: Reach = Reach {
+    policy: "img-src data: 'self'; connect-src 'self'",
+    foot: "The page talks to the run on this machine and to nothing else.",
+};
+
+/// A page that hears of a run from the address that it came from.
+pub(crate) fn live_shell(title: &str, body: &str, data: &Value, script: &str) -> String {
+    shell(title, body, data, script, &LIVE)
+}
+
 /// A whole page: head, body, data and script. The policy forbids everything but what is inside, and
-/// `more`, which is further directives.
-pub(crate) fn shell(title: &str, body: &str, data: &Value, script: &str, more: &str) -> String {
+/// what is within reach.
+fn shell(title: &str, body: &str, data: &Value, script: &str, reach: &Reach) -> String {
     let policy = format!(
-        "default-src 'none'; img-src data:; style-src '{}'; script-src '{}'; base-uri 'none'; \
-         form-action 'none'{more}",
+        "default-src 'none'; style-src '{}'; script-src '{}'; {}; base-uri 'none'; form-action 'none'",
         hash(STYLE),
-        hash(script)
+        hash(script),
+        reach.policy
     );
-    fill(
-        PAGE,
-        &[
-            ("policy", &policy),
-            ("title", &escape(title)),
-            ("style", STYLE),
-            ("body", body),
-            ("data", &in_script(data)),
-            ("script", script),
-            ("version", env!("CARGO_PKG_VERSION")),
-        ],
-    )
+    let values = [
+        ("policy", policy.as_str()),
+        ("title", &escape(title)),
+        ("style", STYLE),
+        ("body", body),
+        ("data", &in_script(data)),
+        ("script", script),
+        ("foot", reach.foot),
+        ("version", env!("CARGO_PKG_VERSION")),
+    ];
+    fill(PAGE, &values)
 }
 
 /// JSON that cannot end the script element that it stands in.
@@ -115,7 +138,7 @@ fn hash(text: &str) -> String {
 }
 
 /// Puts values in the place of `{{name}}`, in one pass: a value is never looked into.
-fn fill(template: &str, values: &[(&str, &str)]) -> String {
+pub(crate) fn fill(template: &str, values: &[(&str, &str)]) -> String {
     let mut parts = template.split("{{");
     let mut text = parts.next().unwrap_or_default().to_string();
     for part in parts {
@@ -150,13 +173,15 @@ pub(crate) fn png_address(png: &[u8]) -> String {
     format!("data:image/png;base64,{}", STANDARD.encode(png))
 }
 
-/// What a page without figures hands to its script.
-pub(crate) fn no_data() -> Value {
-    json!({})
+/// An object with no side longer than `most` pixels.
+pub(crate) fn bin_object(object: &Array2<Complex32>, most: usize) -> Array2<Complex32> {
+    viewer::bin_complex(object, most).values
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -6,9 +6,9 @@ use super::escape;
 use crate::report::ticks::{self, Tick};
 
 const WIDTH: f64 = 480.0;
-const HEIGHT: f64 = 270.0;
+const HEIGHT: f64 = 292.0;
 /// Left, top, right, bottom of the plot area.
-const AREA: (f64, f64, f64, f64) = (58.0, 14.0, 470.0, 232.0);
+const AREA: (f64, f64, f64, f64) = (66.0, 14.0, 470.0, 244.0);
 /// More points than this are thinned: a page is no wider.
 const MOST_POINTS: usize = 600;
 /// Rows of the table below a curve.
@@ -101,7 +101,7 @@ impl Plot<'_> {
                 svg,
                 "<path class=\"grid\" d=\"M{at:.1} {top}V{bottom}\"/>\
                  <text x=\"{at:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
-                bottom + 16.0,
+                bottom + 19.0,
                 escape(&tick.label)
             );
         }
@@ -120,7 +120,7 @@ impl Plot<'_> {
             svg,
             "<path class=\"axis\" d=\"M{left} {top}V{bottom}H{right}\"/>\
              <text class=\"name\" x=\"{right}\" y=\"{}\" text-anchor=\"end\">{}</text>",
-            bottom + 33.0,
+            bottom + 40.0,
             escape(self.x)
         );
     }

@@ -237,7 +237,7 @@ impl Object {
             picture: &draw_pixels(&amplitude, &picture),
             before: None,
             overlay,
-            legend: bar(&ColorScale::of(&amplitude, &picture), "amplitude"),
+            legend: bar(&ColorScale::of(&amplitude, &picture), ""),
             layers: &layers,
             place: self.place(result),
         };
@@ -392,7 +392,7 @@ fn probe(result: &ResultFile, arrays: &mut Arrays) -> String {
 fn patterns(result: &ResultFile, arrays: &mut Arrays) -> String {
     let mut html = String::from(
         "<p>Photons on a logarithmic scale, zero frequency in the middle, the same colours for \
-         measured and predicted. Masked pixels are gray.</p>\n<div class=\"grid two\">\n",
+         measured and predicted. Masked pixels are gray.</p>\n<div class=\"grid four\">\n",
     );
     let names = match result.frames.len() {
         3 => ["explained best", "typical", "explained worst"].as_slice(),

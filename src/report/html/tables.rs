@@ -82,7 +82,7 @@ fn tiles(record: &Value, folder: &Folder) -> String {
         }
     };
     add("residual", either("residual"), "");
-    add("of which shot noise", either("floor"), "");
+    add("shot noise alone", either("floor"), "");
     add("R factor", either("r_factor"), "");
     add("before refinement", results["before"]["residual"].as_f64(), "");
     add("best loss", results["best_loss"].as_f64(), "");
@@ -123,12 +123,9 @@ pub(super) fn sections(sections: &mut Sections, folder: &Folder) {
     let record = main_record(folder);
     sections.add("figures", "Figures", &pairs("Figures", &record["results"]));
     sections.add("inputs", "Inputs", &inputs(record));
-    let mut html = String::new();
-    for (title, record) in [("", record), ("Of the training: ", &folder.record)] {
-        html += &configuration(title, record);
-        if std::ptr::eq(record, &folder.record) {
-            break;
-        }
+    let mut html = configuration("", record);
+    if folder.record["command"] != record["command"] {
+        html += &configuration("Of the training: ", &folder.record);
     }
     sections.add("configuration", "Configuration", &html);
     let mut rest = record.clone();

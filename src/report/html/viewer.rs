@@ -56,11 +56,16 @@ impl Arrays {
         };
         let bytes: Vec<u8> = values.iter().flat_map(|x| code(x).to_le_bytes()).collect();
         let (height, columns) = values.dim();
-        self.arrays.push(json!({
+        let array = json!({
             "width": columns, "height": height, "low": low, "high": low + width,
             "u16": STANDARD.encode(bytes),
-        }));
-        self.arrays.len() - 1
+        });
+        // Several pictures may show the same numbers.
+        let known = self.arrays.iter().position(|other| *other == array);
+        known.unwrap_or_else(|| {
+            self.arrays.push(array);
+            self.arrays.len() - 1
+        })
     }
 
     fn figure(&mut self, layers: &[Layer], place: &Place) -> usize {
