@@ -106,18 +106,32 @@ fn the_page_and_its_events_are_for_those_with_the_token() {
     assert_eq!(status(&whole), 200);
     assert!(whole.contains("&lt;scan&gt;.npz") && !whole.contains("<scan>"));
     assert!(whole.contains("connect-src 'self'") && !whole.contains(&token));
-    for header in ["X-Frame-Options: DENY", "Cache-Control: no-store", "Referrer-Policy: no-referrer"] {
+    for header in
+        ["X-Frame-Options: DENY", "Cache-Control: no-store", "Referrer-Policy: no-referrer"]
+    {
         assert!(whole.contains(header), "{header}");
     }
     let wrong = "0".repeat(32);
     for path in ["/", "/events", "/complex.png", "/nothing"] {
         assert_eq!(status(&get(port, path)), 403, "{path} without a token");
-        assert_eq!(status(&get(port, &format!("{path}?token={wrong}"))), 403, "{path} with a wrong one");
-        assert_eq!(status(&get(port, &format!("{path}?token={}", &token[..31]))), 403, "{path}, cut");
+        assert_eq!(
+            status(&get(port, &format!("{path}?token={wrong}"))),
+            403,
+            "{path} with a wrong one"
+        );
+        assert_eq!(
+            status(&get(port, &format!("{path}?token={}", &token[..31]))),
+            403,
+            "{path}, cut"
+        );
     }
     for path in ["/stop", "/checkpoint"] {
         assert_eq!(status(&post(port, path, &wrong)), 403, "{path}");
-        assert_eq!(status(&post(port, &format!("{path}?token={token}"), "")), 403, "{path}: not in the query");
+        assert_eq!(
+            status(&post(port, &format!("{path}?token={token}"), "")),
+            403,
+            "{path}: not in the query"
+        );
         assert_eq!(status(&get(port, &format!("{path}?token={token}"))), 405, "{path}");
     }
     assert!(!live.stop_asked() && !live.take_checkpoint());
@@ -209,7 +223,8 @@ fn pages_are_few_and_one_that_does_not_read_holds_nothing_up() {
         live.note("are you there?");
         !get(port, &format!("/?token={token}")).is_empty() && {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-            let head = format!("GET /events?token={token} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n");
+            let head =
+                format!("GET /events?token={token} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n");
             stream.write_all(head.as_bytes()).unwrap();
             let mut line = String::new();
             BufReader::new(stream).read_line(&mut line).unwrap();
@@ -253,7 +268,8 @@ fn a_page_that_is_opened_late_is_told_what_there_was_and_when_it_ends() {
     assert_eq!(points[0][0], 1);
     assert_eq!(hello["last"]["epoch"], 2000);
     assert!(live.wants_picture());
-    let object = Array2::from_shape_fn((30, 20), |(r, c)| Complex32::from_polar(r as f32, c as f32));
+    let object =
+        Array2::from_shape_fn((30, 20), |(r, c)| Complex32::from_polar(r as f32, c as f32));
     live.picture(&object, Instant::now());
     assert_eq!(events.until("picture")["picture"], 1);
     let picture = get(port, &format!("/phase.png?token={token}&number=1"));
@@ -325,7 +341,8 @@ fn the_buttons_write_a_checkpoint_and_end_the_run_with_one() {
     events.until("end");
     assert!(watched.child.wait().unwrap().success());
     let run = place.path().join("run");
-    let record: Value = serde_json::from_slice(&std::fs::read(run.join("run.json")).unwrap()).unwrap();
+    let record: Value =
+        serde_json::from_slice(&std::fs::read(run.join("run.json")).unwrap()).unwrap();
     let epochs = record["results"]["training"]["epochs"].as_u64().unwrap();
     assert!((1..100_000).contains(&epochs), "{epochs}");
     let last = Checkpoint::load(&run.join("checkpoints/last.safetensors")).unwrap();

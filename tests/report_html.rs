@@ -44,19 +44,32 @@ fn runs() -> &'static Runs {
     static RUNS: LazyLock<Runs> = LazyLock::new(|| {
         let runs = Runs { folder: tempfile::tempdir().unwrap() };
         let scan = runs.path(HOSTILE);
-        let recipe = ["--side=64", "--patterns=36", "--step=5", "--probe-diameter=20", "--photons=1e5"];
-        program().arg("simulate").arg(&scan).args(recipe).args(["--probe=gaussian"]).assert().success();
+        let recipe =
+            ["--side=64", "--patterns=36", "--step=5", "--probe-diameter=20", "--photons=1e5"];
+        program()
+            .arg("simulate")
+            .arg(&scan)
+            .args(recipe)
+            .args(["--probe=gaussian"])
+            .assert()
+            .success();
         let run = |command: &str, first: &[&Path], folder: &str, more: &[&str]| {
             let mut program = program();
             program.arg(command).args(first).arg("--output-dir").arg(runs.path(folder));
             program.args(["--device=cpu", "--quiet"]).args(more).assert().success();
         };
         run("reconstruct", &[&scan], "solved", &["--epochs=3", "--frc", "--modes=2"]);
-        run("refine", &[&runs.path("solved"), &scan], "refined", &["--epochs=2", "--refine-positions"]);
+        run(
+            "refine",
+            &[&runs.path("solved"), &scan],
+            "refined",
+            &["--epochs=2", "--refine-positions"],
+        );
         let flag = Path::new("--train-data-file");
         let small = ["--max-epochs=2", "--n-images=8", "--batch-size=4", "--n-filters-scale=1"];
         run("train", &[flag, &scan], "trained", &small);
-        let from = [Path::new("--model-path"), &runs.path("trained"), Path::new("--test-data"), &scan];
+        let from =
+            [Path::new("--model-path"), &runs.path("trained"), Path::new("--test-data"), &scan];
         run("infer", &from, "inferred", &[]);
         runs
     });
@@ -89,7 +102,12 @@ fn parse(page: &str) -> Vec<Tag> {
         }
         if let Some(end) = rest.strip_prefix('/') {
             let (name, after) = end.split_once('>').unwrap();
-            assert_eq!(open.pop().as_deref(), Some(name), "before {}", &after[..after.len().min(80)]);
+            assert_eq!(
+                open.pop().as_deref(),
+                Some(name),
+                "before {}",
+                &after[..after.len().min(80)]
+            );
             rest = after;
             continue;
         }
@@ -159,7 +177,9 @@ fn a_page_is_whole_and_asks_for_nothing() {
             assert!(!active, "{run}: {tag:?}");
         }
         let lower = page.to_lowercase();
-        for word in ["<iframe", "<object", "<embed", "@import", "url(http", "fetch(", "xmlhttprequest"] {
+        for word in
+            ["<iframe", "<object", "<embed", "@import", "url(http", "fetch(", "xmlhttprequest"]
+        {
             assert!(!lower.contains(word), "{run}: {word}");
         }
         let titles = tags.iter().filter(|tag| tag.name == "h1").count();
@@ -172,13 +192,21 @@ fn the_policy_lets_in_the_style_and_the_script_of_the_page_and_no_others() {
     for run in PAGES {
         let page = runs().page(run);
         let tags = parse(&page);
-        let policy = tags.iter().find(|tag| tag.get("http-equiv") == Some("Content-Security-Policy"));
+        let policy =
+            tags.iter().find(|tag| tag.get("http-equiv") == Some("Content-Security-Policy"));
         let policy = policy.unwrap().get("content").unwrap();
         assert!(policy.starts_with("default-src 'none'"), "{policy}");
-        assert!(!policy.contains("unsafe") && !policy.contains("http") && !policy.contains("connect"));
+        assert!(
+            !policy.contains("unsafe") && !policy.contains("http") && !policy.contains("connect")
+        );
         let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
-        assert!(policy.contains(&format!("style-src {}", hash(between(&page, "<style>", "</style>")))));
-        assert!(policy.contains(&format!("script-src {}", hash(between(&page, "<script>", "</script>")))));
+        assert!(
+            policy.contains(&format!("style-src {}", hash(between(&page, "<style>", "</style>"))))
+        );
+        assert!(
+            policy
+                .contains(&format!("script-src {}", hash(between(&page, "<script>", "</script>"))))
+        );
         assert_eq!(tags.iter().filter(|tag| tag.name == "script").count(), 2, "{run}");
     }
 }
@@ -206,7 +234,9 @@ fn it_holds_what_the_record_says() {
     assert!(page.contains(&cell(&training["weights_sha256"])));
     let word = training["verdict"].as_str().unwrap();
     assert!(page.contains(&format!("</span> {word}</strong>")), "{word}");
-    assert!(page.contains("<tr class=\"set\"><th scope=\"row\">max epochs</th><td>2</td><td>flag</td></tr>"));
+    assert!(page.contains(
+        "<tr class=\"set\"><th scope=\"row\">max epochs</th><td>2</td><td>flag</td></tr>"
+    ));
     assert!(page.contains("<tr><th scope=\"row\">gridsize</th><td>1</td><td>default</td></tr>"));
 }
 
@@ -214,14 +244,19 @@ fn it_holds_what_the_record_says() {
 fn sections_are_those_of_the_run() {
     let has = |run: &str, id: &str| runs().page(run).contains(&format!("<section id=\"{id}\""));
     for (run, ids) in [
-        ("solved", ["object", "probe", "positions", "patterns", "residual", "resolution"].as_slice()),
+        (
+            "solved",
+            ["object", "probe", "positions", "patterns", "residual", "resolution"].as_slice(),
+        ),
         ("refined", &["object", "comparison", "probe", "positions", "patterns", "training"]),
         ("inferred", &["object", "consistency", "probe", "patterns", "residual"]),
         ("trained", &["training", "figures", "inputs", "configuration", "record"]),
     ] {
         ids.iter().for_each(|id| assert!(has(run, id), "{run}: {id}"));
     }
-    assert!(!has("solved", "comparison") && !has("trained", "object") && !has("inferred", "training"));
+    assert!(
+        !has("solved", "comparison") && !has("trained", "object") && !has("inferred", "training")
+    );
     assert!(runs().page("refined").contains("type=\"range\""));
 }
 
@@ -290,9 +325,13 @@ fn the_numbers_under_the_pointer_are_those_of_the_file() {
     let saved = Saved::read(&runs().path("inferred")).unwrap();
     let data = data(&runs().page("inferred"));
     let (height, width) = saved.object.dim();
-    for (index, of) in [(0, (|z| z.norm()) as fn(&num_complex::Complex32) -> f32), (1, |z| z.arg())] {
+    for (index, of) in [(0, (|z| z.norm()) as fn(&num_complex::Complex32) -> f32), (1, |z| z.arg())]
+    {
         let array = &data["arrays"][index];
-        assert_eq!((array["height"].as_u64(), array["width"].as_u64()), (Some(height as u64), Some(width as u64)));
+        assert_eq!(
+            (array["height"].as_u64(), array["width"].as_u64()),
+            (Some(height as u64), Some(width as u64))
+        );
         let step = (array["high"].as_f64().unwrap() - array["low"].as_f64().unwrap()) / 65534.0;
         for ((z, weight), got) in saved.object.iter().zip(&saved.weights).zip(numbers(array)) {
             match *weight > 0.0 {
@@ -356,7 +395,8 @@ fn refused(run: &str, spoil: impl Fn(&Path)) -> String {
 
 #[test]
 fn a_folder_that_is_no_run_or_is_damaged_is_refused_by_name() {
-    let remove = |name: &'static str| move |folder: &Path| fs::remove_file(folder.join(name)).unwrap();
+    let remove =
+        |name: &'static str| move |folder: &Path| fs::remove_file(folder.join(name)).unwrap();
     let write = |name: &'static str, text: &'static str| {
         move |folder: &Path| fs::write(folder.join(name), text).unwrap()
     };
@@ -365,7 +405,9 @@ fn a_folder_that_is_no_run_or_is_damaged_is_refused_by_name() {
     assert!(refused("solved", write("run.json", "[1]")).contains("is no record of a run"));
     let other = refused("solved", write("run.json", "{\"command\": \"bench\"}"));
     assert!(other.contains("`bench`") && other.contains("train, infer"), "{other}");
-    assert!(refused("solved", remove("reconstruction.npz")).contains("reconstruction.npz: is missing"));
+    assert!(
+        refused("solved", remove("reconstruction.npz")).contains("reconstruction.npz: is missing")
+    );
     assert!(refused("trained", remove("history.csv")).contains("history.csv: is missing"));
     assert!(refused("trained", write("history.csv", "epoch\nx\n")).contains("is no row"));
     let cut = |folder: &Path| {

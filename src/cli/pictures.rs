@@ -55,12 +55,7 @@ impl<'a> Pictures<'a> {
     }
 
     /// An array of the canvas with its title and unit; what is in rad is an angle.
-    pub fn map(
-        &self,
-        file: &str,
-        values: &Array2<f32>,
-        (title, unit): (&str, &str),
-    ) -> Result<()> {
+    pub fn map(&self, file: &str, values: &Array2<f32>, (title, unit): (&str, &str)) -> Result<()> {
         let colormap = if unit == "rad" { Colormap::Cyclic } else { Colormap::Sequential };
         let picture = Picture {
             title,

@@ -173,7 +173,11 @@ fn pictures(change: &Change, solved: &Solved, scan: &Scan, folder: &Path) -> Res
         Colormap::Cyclic,
         "rad",
     )?;
-    Pictures::new(after, scan, known, folder).plain("change.png", &change.size, "Change by refinement")
+    Pictures::new(after, scan, known, folder).plain(
+        "change.png",
+        &change.size,
+        "Change by refinement",
+    )
 }
 
 fn capitalised(text: &str) -> String {

@@ -73,8 +73,8 @@ pub(super) fn leave(folder: &Path, unwanted: bool) {
     if unwanted {
         return;
     }
-    let written = html::page(folder, None)
-        .and_then(|page| atomic_write(folder.join(FILE), page.as_bytes()));
+    let written =
+        html::page(folder, None).and_then(|page| atomic_write(folder.join(FILE), page.as_bytes()));
     match written {
         Ok(()) => log::info!("to look at: {}", folder.join(FILE).display()),
         Err(error) => log::warn!("no {FILE}: {error}"),

@@ -405,15 +405,8 @@ fn own(checkpoint: &Path, folder: &Path) -> bool {
 }
 
 /// What a training leaves in its folder.
-const LEFT: [&str; 7] = [
-    "checkpoints",
-    "history.csv",
-    "history.jsonl",
-    "run.json",
-    "log.txt",
-    "loss.png",
-    page::FILE,
-];
+const LEFT: [&str; 7] =
+    ["checkpoints", "history.csv", "history.jsonl", "run.json", "log.txt", "loss.png", page::FILE];
 
 /// Moves what an earlier training left in `folder` to `folder/previous-1`, or the next free number:
 /// hours of work are never overwritten, and two runs never mixed.

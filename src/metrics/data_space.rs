@@ -172,9 +172,7 @@ pub struct Shown {
 /// has fewer. `figures` are those of [`data_space`].
 pub fn typical_frames(scene: &Explained, figures: &DataSpace) -> Vec<Shown> {
     let mut order: Vec<usize> = (0..figures.per_frame.len()).collect();
-    order.sort_by(|&a, &b| {
-        figures.per_frame[a].residual.total_cmp(&figures.per_frame[b].residual)
-    });
+    order.sort_by(|&a, &b| figures.per_frame[a].residual.total_cmp(&figures.per_frame[b].residual));
     let mut chosen: Vec<usize> = match order.len() {
         0 => Vec::new(),
         n => vec![order[0], order[n / 2], order[n - 1]],

@@ -32,9 +32,9 @@ impl ComplexPicture<'_> {
 
     /// The modulus of the brightest colour.
     pub(super) fn top(&self, values: &Array2<Complex32>) -> f64 {
-        let trusted = values.indexed_iter().filter(|(at, z)| {
-            self.shows(*at, z) && is_covered(self.trusted, at.0, at.1)
-        });
+        let trusted = values
+            .indexed_iter()
+            .filter(|(at, z)| self.shows(*at, z) && is_covered(self.trusted, at.0, at.1));
         let moduli = trusted.map(|(_, z)| f64::from(z.norm())).collect();
         let top = self.brightest.unwrap_or_else(|| ends(moduli, Range::Robust(0.0, 99.0)).1);
         top.max(f64::from(f32::MIN_POSITIVE))

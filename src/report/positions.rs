@@ -52,9 +52,8 @@ pub fn draw_positions(values: &Array2<f32>, places: &Places<'_>, picture: &Pictu
         (layout.origin.0 as f64 + (x + 0.5) * zoom, layout.origin.1 as f64 + (y + 0.5) * zoom)
     };
     let inside = |(x, y): (f64, f64)| {
-        let within = |v: f64, first: usize, len: usize| {
-            v >= first as f64 && v <= (first + len) as f64
-        };
+        let within =
+            |v: f64, first: usize, len: usize| v >= first as f64 && v <= (first + len) as f64;
         within(x, layout.origin.0, layout.image.0) && within(y, layout.origin.1, layout.image.1)
     };
     if places.moved() {

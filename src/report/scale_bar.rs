@@ -74,7 +74,9 @@ mod tests {
 
     #[test]
     fn lengths_are_round_and_take_a_tenth_to_a_third_of_the_width() {
-        for (columns, pixel) in [(256, 7.3e-9), (512, 1e-8), (100, 2.2e-7), (64, 1e-10), (999, 3e-6)] {
+        for (columns, pixel) in
+            [(256, 7.3e-9), (512, 1e-8), (100, 2.2e-7), (64, 1e-10), (999, 3e-6)]
+        {
             let bar = ScaleBar::of(columns, pixel).unwrap();
             let share = bar.pixels / columns as f64;
             assert!((0.099..=0.3001).contains(&share), "{columns} × {pixel}: {bar:?}");

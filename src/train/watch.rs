@@ -4,8 +4,8 @@
 
 use std::time::Instant;
 
-use super::row::Row;
 use super::Trainer;
+use super::row::Row;
 use crate::backend::Chosen;
 use crate::config::PatchWeighting;
 use crate::data::scan::Scan;

@@ -192,7 +192,10 @@ mod tests {
 
     #[test]
     fn no_text_becomes_markup() {
-        assert_eq!(escape("<a href='x' b=\"&\">\u{0}"), "&lt;a href=&#39;x&#39; b=&quot;&amp;&quot;&gt;\u{fffd}");
+        assert_eq!(
+            escape("<a href='x' b=\"&\">\u{0}"),
+            "&lt;a href=&#39;x&#39; b=&quot;&amp;&quot;&gt;\u{fffd}"
+        );
         let data = in_script(&json!({"x": "</script><script>"}));
         assert!(!data.contains('<'), "{data}");
         assert_eq!(serde_json::from_str::<Value>(&data).unwrap()["x"], "</script><script>");

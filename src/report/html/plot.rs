@@ -51,7 +51,8 @@ impl Plot<'_> {
 
     fn svg(&self, lines: &[Line]) -> String {
         let finite = |p: &&(f64, f64)| p.0.is_finite() && p.1.is_finite();
-        let all: Vec<(f64, f64)> = lines.iter().flat_map(|l| &l.points).filter(finite).copied().collect();
+        let all: Vec<(f64, f64)> =
+            lines.iter().flat_map(|l| &l.points).filter(finite).copied().collect();
         let log = self.log && !all.is_empty() && all.iter().all(|p| p.1 > 0.0);
         let level = self.level.map(|l| l.0);
         let zero = self.bars.then_some(0.0);

@@ -117,7 +117,11 @@ impl Object {
             layers: &layers,
             place,
         };
-        let mut html = format!("<p>{size}.</p>\n<div class=\"grid two\">\n");
+        let mut html = format!(
+            "<p>{size}. Numbers under the pointer or the cross are kept in 16 bits, to 1/131068 of the \
+             range of their picture. A picture that was clicked is zoomed by the wheel.</p>\n\
+             <div class=\"grid two\">\n"
+        );
         html += &both.html(arrays);
         for (title, values, colormap, unit, layer) in [
             ("Amplitude", &amplitude, Colormap::Sequential, "", &layers[..1]),
@@ -154,7 +158,8 @@ impl Object {
              the slider or its arrow keys.</p>\n<div class=\"grid two\">\n",
             ticks::short(100.0 * relative)
         );
-        let names = (before.name.as_str(), if before.name == "before" { "after" } else { "this run" });
+        let names =
+            (before.name.as_str(), if before.name == "before" { "after" } else { "this run" });
         let parts = |z: &Array2<Complex32>| [z.mapv(|z| z.norm()), angle(z)];
         let ([old_a, old_p], [now_a, now_p]) = (parts(&old), parts(now));
         let complex = ComplexPicture { brightest: Some(self.complex().top(now)), ..self.complex() };
@@ -166,7 +171,11 @@ impl Object {
         let amplitudes = [layer(index[0], &before_a, ""), layer(index[2], &after_a, "")];
         let phases = [layer(index[1], &before_p, "rad"), layer(index[3], &after_p, "rad")];
         let both = [amplitudes, phases].concat();
-        let mut add = |title: &str, old: &Bitmap, new: &Bitmap, legend: String, layers: &[Layer]| {
+        let mut add = |title: &str,
+                       old: &Bitmap,
+                       new: &Bitmap,
+                       legend: String,
+                       layers: &[Layer]| {
             let viewer = Viewer {
                 title,
                 alt: format!("{title}: {}", names.1),
@@ -207,11 +216,8 @@ impl Object {
             true => result.commanded.iter().map(|&(x, y)| place(x, y)).collect(),
             false => used.clone(),
         };
-        let shifts: Vec<f64> = used
-            .iter()
-            .zip(&commanded)
-            .map(|(a, b)| by * (a.0 - b.0).hypot(a.1 - b.1))
-            .collect();
+        let shifts: Vec<f64> =
+            used.iter().zip(&commanded).map(|(a, b)| by * (a.0 - b.0).hypot(a.1 - b.1)).collect();
         let moved = shifts.iter().any(|&s| s > 0.01);
         let every = used.len().div_ceil(MOST_POSITIONS).max(1);
         let (height, width) = self.values.dim();
@@ -306,7 +312,11 @@ fn angle(values: &Array2<Complex32>) -> Array2<f32> {
     values.mapv(|z| if z.is_finite() { z.arg() } else { f32::NAN })
 }
 
-fn relative_change(old: &Array2<Complex32>, new: &Array2<Complex32>, trusted: &Array2<bool>) -> f64 {
+fn relative_change(
+    old: &Array2<Complex32>,
+    new: &Array2<Complex32>,
+    trusted: &Array2<bool>,
+) -> f64 {
     let (mut off, mut all) = (0.0, 0.0);
     for ((a, b), &trusted) in old.iter().zip(new).zip(trusted) {
         if trusted && a.is_finite() && b.is_finite() {
@@ -412,12 +422,8 @@ fn patterns(result: &ResultFile, arrays: &mut Arrays) -> String {
         for (kind, image) in ["measured", "predicted"].into_iter().zip(&images) {
             // A logarithm of no photons at all would take all the steps.
             let kept = image.mapv(|x| if x.is_nan() { x } else { x.max(low as f32 - 3.0) });
-            let layers = [Layer {
-                array: arrays.add(&kept),
-                name: kind,
-                unit: "photons",
-                log: true,
-            }];
+            let layers =
+                [Layer { array: arrays.add(&kept), name: kind, unit: "photons", log: true }];
             let picture = Picture { range: Range::Fixed(low, high), ..Picture::default() };
             let scale = ColorScale::of(image, &picture);
             let title = format!("Pattern {index}, {name}: {kind}");
@@ -457,9 +463,8 @@ fn residual(result: &ResultFile, arrays: &mut Arrays) -> String {
 fn histogram(residuals: &[f64]) -> String {
     const BARS: usize = 32;
     let finite: Vec<f64> = residuals.iter().copied().filter(|r| r.is_finite()).collect();
-    let ends = finite.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &r| {
-        (l.min(r), h.max(r))
-    });
+    let ends =
+        finite.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &r| (l.min(r), h.max(r)));
     if finite.is_empty() {
         return String::new();
     }
@@ -493,8 +498,7 @@ fn resolution(result: &ResultFile) -> String {
     let rings = result.frc.len();
     let side = halves["side"].as_u64().map_or(2 * (rings - 1), |s| s as usize).max(2);
     let nyquist = (side / 2).min(rings - 1);
-    let points =
-        (0..=nyquist).map(|r| (r as f64 / side as f64, result.frc[r])).collect::<Vec<_>>();
+    let points = (0..=nyquist).map(|r| (r as f64 / side as f64, result.frc[r])).collect::<Vec<_>>();
     let mut note = String::from("Even against odd patterns, each solved for on its own.");
     if let Some(pixels) = halves["resolution_pixels"].as_f64() {
         let _ = write!(note, " They agree down to {} pixels", ticks::short(pixels));

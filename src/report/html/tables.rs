@@ -139,11 +139,14 @@ pub(super) fn sections(sections: &mut Sections, folder: &Folder) {
 
 /// Every number and text in `value` with the path to it.
 fn flatten(path: &str, value: &Value, found: &mut Vec<(String, String)>) {
-    let below = |key: &str| if path.is_empty() { key.to_string() } else { format!("{path} › {key}") };
+    let below =
+        |key: &str| if path.is_empty() { key.to_string() } else { format!("{path} › {key}") };
     match value {
         Value::Object(map) => map.iter().for_each(|(k, v)| flatten(&below(&words(k)), v, found)),
         Value::Array(all) if all.iter().any(|v| v.is_object() || v.is_array()) => {
-            all.iter().enumerate().for_each(|(i, v)| flatten(&below(&(i + 1).to_string()), v, found));
+            all.iter()
+                .enumerate()
+                .for_each(|(i, v)| flatten(&below(&(i + 1).to_string()), v, found));
         }
         other => found.push((path.to_string(), text(other))),
     }
@@ -215,7 +218,11 @@ fn inputs(record: &Value) -> String {
             html += &pairs(name, &Value::Object(map));
         }
     }
-    if html.is_empty() { "<p>No scan was read: the patterns were simulated.</p>".into() } else { html }
+    if html.is_empty() {
+        "<p>No scan was read: the patterns were simulated.</p>".into()
+    } else {
+        html
+    }
 }
 
 /// The configuration with the origin of every value, as far as the record has one.

@@ -10,7 +10,9 @@ pub(super) fn sections(sections: &mut Sections, folder: &Folder) {
     let Some(history) = &folder.history else { return };
     let training = folder.command() == "train";
     let note = match training {
-        true => "Poisson likelihood or error of the amplitudes, as configured, averaged over an epoch.",
+        true => {
+            "Poisson likelihood or error of the amplitudes, as configured, averaged over an epoch."
+        }
         false => "Misfit between measured and predicted patterns, averaged over an epoch.",
     };
     let loss = [("train_loss", "training"), ("val_loss", "validation"), ("loss", "loss")];

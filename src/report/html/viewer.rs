@@ -47,7 +47,8 @@ impl Arrays {
     /// Takes in an array: between its least and its largest number in 65535 steps.
     pub fn add(&mut self, values: &Array2<f32>) -> usize {
         let finite = values.iter().copied().filter(|x| x.is_finite()).map(f64::from);
-        let ends = finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(x), h.max(x)));
+        let ends =
+            finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), x| (l.min(x), h.max(x)));
         let (low, high) = if ends.0 <= ends.1 { ends } else { (0.0, 0.0) };
         let width = if high > low { high - low } else { 1.0 };
         let code = |x: &f32| match x.is_finite() {
@@ -200,7 +201,8 @@ mod tests {
 
     #[test]
     fn sixteen_bits_give_the_number_back_to_a_step() {
-        let values = Array2::from_shape_fn((7, 5), |(r, c)| (r as f32 - 2.0).powi(3) * 0.1 + c as f32);
+        let values =
+            Array2::from_shape_fn((7, 5), |(r, c)| (r as f32 - 2.0).powi(3) * 0.1 + c as f32);
         let mut with_hole = values.clone();
         with_hole[[3, 3]] = f32::NAN;
         let mut arrays = Arrays::default();

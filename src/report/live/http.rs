@@ -43,7 +43,10 @@ impl Request {
 
     /// The value of the first parameter of that name.
     pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.query.split('&').find_map(|pair| pair.split_once('=').filter(|(n, _)| *n == name)).map(|p| p.1)
+        self.query
+            .split('&')
+            .find_map(|pair| pair.split_once('=').filter(|(n, _)| *n == name))
+            .map(|p| p.1)
     }
 
     /// Reads a request.

@@ -35,6 +35,8 @@ const MOST_POINTS: usize = 500;
 const STEP_EVERY: Duration = Duration::from_millis(300);
 /// A picture may take this part of the time.
 const PICTURE_SHARE: u32 = 10;
+/// ... and there is no other before this.
+const PICTURE_EVERY: Duration = Duration::from_secs(1);
 /// Longest side of a picture.
 const MOST_PIXELS: usize = 384;
 
@@ -192,7 +194,8 @@ impl Live {
         let event = json!({"picture": known.picture});
         drop(known);
         self.state.tell("picture", &event);
-        *hold(&self.next_picture) = Instant::now() + PICTURE_SHARE * began.elapsed();
+        let pause = (PICTURE_SHARE * began.elapsed()).max(PICTURE_EVERY);
+        *hold(&self.next_picture) = Instant::now() + pause;
     }
 
     /// A sentence for the page.

@@ -83,7 +83,11 @@ impl State {
         if right { Ok(()) } else { Err((403, "the token is missing or wrong")) }
     }
 
-    fn respond(self: &Arc<State>, request: &Request, stream: &mut TcpStream) -> Result<(), Refusal> {
+    fn respond(
+        self: &Arc<State>,
+        request: &Request,
+        stream: &mut TcpStream,
+    ) -> Result<(), Refusal> {
         match (request.method.as_str(), request.path.as_str()) {
             ("GET", "/") => {
                 http::answer(stream, 200, "text/html; charset=utf-8", self.page.as_bytes());
