@@ -245,8 +245,10 @@ fn idle_connections_are_bounded_and_the_run_goes_on() {
     let closed = idle.iter().filter(|stream| {
         stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let mut stream: &TcpStream = stream;
-        matches!(stream.read(&mut [0; 1]), Ok(0))
-            || matches!(stream.read(&mut [0; 1]), Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset)
+        match stream.read(&mut [0; 1]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        }
     });
     assert!(closed.count() >= 24);
     live.epoch(row(1));

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::Result;
 
 mod figures;
+mod object;
 mod plot;
 mod read;
 mod result;
