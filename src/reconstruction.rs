@@ -52,20 +52,27 @@ impl Reconstruction {
         self.stitched.weights.mapv(|w| w > 0.0)
     }
 
+    /// [H, W] the object, NaN where it is not `shown`.
+    pub fn seen(&self, shown: &Array2<bool>) -> Array2<Complex32> {
+        let mut object = self.stitched.object.clone();
+        object.zip_mut_with(shown, |z, &shown| {
+            if !shown {
+                *z = Complex32::new(f32::NAN, f32::NAN);
+            }
+        });
+        object
+    }
+
     /// Where an object that was solved for directly means something: a dim rim that only the tails of
     /// the probe reach is noise, though it counts for the patterns.
     pub fn lit(&self) -> Array2<bool> {
-        let typical = quantile(self.stitched.weights.iter().copied(), 0.9);
-        self.stitched.weights.mapv(|w| w > RIM * typical)
+        lit(&self.stitched.weights)
     }
 
     /// Where patches overlap as they do in the middle of the scan: the border of the canvas, which
     /// the rims of a few patches reach, is left out.
     pub fn trusted(&self) -> Array2<bool> {
-        let (weights, lit) = (&self.stitched.weights, self.lit());
-        let lit = weights.iter().zip(&lit).filter(|(_, lit)| **lit).map(|(w, _)| *w);
-        let median = quantile(lit, 0.5);
-        weights.mapv(|w| w > 0.5 * median)
+        trusted(&self.stitched.weights)
     }
 
     /// Median of the patches' spread over the object's modulus, where it is trusted: how much patches
@@ -143,6 +150,20 @@ impl Reconstruction {
         file.text("metadata", &metadata.to_string())?;
         file.finish()
     }
+}
+
+/// [`Reconstruction::lit`] of these weights.
+pub fn lit(weights: &Array2<f32>) -> Array2<bool> {
+    let typical = quantile(weights.iter().copied(), 0.9);
+    weights.mapv(|w| w > RIM * typical)
+}
+
+/// [`Reconstruction::trusted`] of these weights.
+pub fn trusted(weights: &Array2<f32>) -> Array2<bool> {
+    let lit = lit(weights);
+    let bright = weights.iter().zip(&lit).filter(|(_, lit)| **lit).map(|(w, _)| *w);
+    let median = quantile(bright, 0.5);
+    weights.mapv(|w| w > 0.5 * median)
 }
 
 /// The number below which a `share` of the positive ones lies; 0 for none.

@@ -68,6 +68,7 @@ fn phase(range: Range) -> Picture<'static> {
         unit: "rad",
         mask: None,
         trusted: None,
+        pixel_m: None,
     }
 }
 

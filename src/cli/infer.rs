@@ -3,19 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ndarray::{Array2, Array3, ArrayView3, Axis};
+use ndarray::{Array3, ArrayView3, Axis};
 use num_complex::Complex32;
 
+use super::pictures::{self, Pictures};
 use super::refine;
+use super::report as page;
 use super::train::Compat;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting};
-use crate::data::{self, LoadOptions, NpzWriter, Reading};
+use crate::data::{self, LoadOptions, NpzWriter, Reading, Scan};
 use crate::infer::{Network, Options, Reconstruction, Witness};
-use crate::metrics::{self, DataSpace, Evidence, Verdict};
+use crate::metrics::{self, DataSpace, Evidence, Shown, Verdict};
 use crate::reconstruct::Rates;
 use crate::reconstruction::Saved;
-use crate::report::{self, Colormap, OutputFolder, Picture, Range, RunRecord};
+use crate::report::{self, OutputFolder, RunRecord};
 use crate::save::SaveArgs;
 use crate::stitch::Orientation;
 use crate::{Error, Result, backend, config, reconstruct};
@@ -104,6 +106,9 @@ pub struct Args {
 
     #[command(flatten)]
     pub save: SaveArgs,
+    /// Leave no report.html
+    #[arg(long)]
+    pub no_report: bool,
     /// End with one line of JSON on stdout
     #[arg(long)]
     pub json: bool,
@@ -237,11 +242,14 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     if let Some(patches) = patches {
         patches.write(&folder.join("patches.npz"))?;
     }
-    result.write(&folder.join(file), &scan, &metadata)?;
+    let frames = pictures::frames(&result, &scan, &figures);
+    result.write_with(&folder.join(file), &scan, &metadata, |file| {
+        pictures::write_frames(file, &figures, &frames)
+    })?;
     if args.refine.is_none() {
         args.save.write(folder, &result, &scan, &metadata, &[])?;
     }
-    pictures(&result, folder)?;
+    leave_pictures(&result, &scan, &figures, &frames, folder)?;
     record.write(record_path(folder, args.refine.is_some()))?;
     log::info!(
         "{patterns} patterns, {}x{} pixels, residual {:.4}, R factor {:.4}: {}",
@@ -253,6 +261,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     );
     verdict.say();
     let Some(options) = args.refinement() else {
+        page::leave(folder, args.no_report);
         if args.json {
             report::print_json(&Line { figures: &figures, verdict: &verdict })?;
         }
@@ -267,8 +276,10 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
         options: &options,
         device,
         save: &args.save,
+        live: None,
     };
     let line = refine::refine(&job, folder, false)?;
+    page::leave(folder, args.no_report);
     if args.json {
         report::print_json(&line)?;
     }
@@ -352,37 +363,20 @@ fn record_path(folder: &Path, refined: bool) -> PathBuf {
     usual
 }
 
-/// Amplitude, phase and consistency as PNG.
-fn pictures(result: &Reconstruction, folder: &Path) -> Result<()> {
-    let covered = result.covered();
-    object_pictures(result, &covered, folder)?;
+/// All pictures of a stitched object.
+fn leave_pictures(
+    result: &Reconstruction,
+    scan: &Scan,
+    figures: &DataSpace,
+    frames: &[Shown],
+    folder: &Path,
+) -> Result<()> {
+    let pictures = Pictures::new(result, scan, result.covered(), folder);
+    pictures.object()?;
     let consistency = &result.stitched.consistency;
-    draw(result, &covered, folder, "consistency.png", consistency, ("Overlap consistency", ""))
-}
-
-/// Amplitude and phase where they are `covered`, as PNG.
-pub(super) fn object_pictures(
-    result: &Reconstruction,
-    covered: &Array2<bool>,
-    folder: &Path,
-) -> Result<()> {
-    let object = &result.stitched.object;
-    draw(result, covered, folder, "amplitude.png", &object.mapv(|z| z.norm()), ("Amplitude", ""))?;
-    draw(result, covered, folder, "phase.png", &object.mapv(|z| z.arg()), ("Phase", "rad"))
-}
-
-/// An array of the canvas with its title and unit; what is in rad is an angle.
-fn draw(
-    result: &Reconstruction,
-    covered: &Array2<bool>,
-    folder: &Path,
-    file: &str,
-    values: &Array2<f32>,
-    (title, unit): (&str, &str),
-) -> Result<()> {
-    let trusted = result.trusted();
-    let colormap = if unit == "rad" { Colormap::Cyclic } else { Colormap::Sequential };
-    let (range, mask, trusted) = (Range::default(), Some(covered), Some(&trusted));
-    let picture = Picture { title, colormap, range, mask, trusted, unit };
-    report::write_image(folder.join(file), values, &picture)
+    pictures.map("consistency.png", consistency, ("Overlap consistency", ""))?;
+    pictures.probe()?;
+    pictures.positions(&[])?;
+    pictures.residual(figures)?;
+    pictures.patterns(frames)
 }

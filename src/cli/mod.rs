@@ -13,9 +13,11 @@ pub mod fixture;
 pub mod import;
 pub mod infer;
 pub mod inspect;
+mod pictures;
 pub mod plan;
 pub mod reconstruct;
 pub mod refine;
+pub mod report;
 pub mod selftest;
 pub mod shell;
 pub mod simulate;
@@ -40,6 +42,8 @@ pub enum Command {
     Reconstruct(Box<reconstruct::Args>),
     /// Bring a reconstruction closer to the data: a network's, or an earlier one
     Refine(Box<refine::Args>),
+    /// Make one page of the folder of a run, to look at in a browser
+    Report(report::Args),
     /// Show what a scan file holds, and every problem with it
     Inspect(inspect::Args),
     /// Turn a scan into a file of another format
@@ -80,6 +84,7 @@ impl Cli {
             Command::Infer(args) => infer::run(args),
             Command::Reconstruct(args) => reconstruct::run(*args),
             Command::Refine(args) => refine::run(*args),
+            Command::Report(args) => report::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Convert(args) => convert::run(*args),
             Command::Evaluate(args) => evaluate::run(args),

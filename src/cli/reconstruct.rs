@@ -5,8 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ndarray::{Array1, Array2};
+use num_complex::Complex32;
 use serde_json::{Value, json};
 
+use super::pictures::{self, Pictures};
+use super::report as page;
 use crate::backend::Chosen;
 use crate::config::Device;
 use crate::data::npz::NpzWriter;
@@ -16,8 +19,9 @@ use crate::models::object::{BackgroundKind, Loss};
 use crate::reconstruct::guess::{self, ProbeChoice};
 use crate::reconstruct::halves::{Halves, THRESHOLD, halves};
 use crate::reconstruct::modes::in_percent;
-use crate::reconstruct::{Options, Rates, Solved, Start, maps, reconstruct};
-use crate::report::{self, Colormap, Curve, OutputFolder, Picture, Range, RunRecord, Series};
+use crate::reconstruct::{Options, Rates, Solved, Start, reconstruct_watched};
+use crate::report::live::{Facts, Live};
+use crate::report::{self, Curve, OutputFolder, RunRecord, Series};
 use crate::save::SaveArgs;
 use crate::{Error, Result, backend};
 
@@ -135,6 +139,12 @@ pub struct SolverArgs {
     pub device_memory_limit: Option<usize>,
     #[command(flatten)]
     pub save: SaveArgs,
+    /// Show the run while it goes on, on a page for this machine alone; 0: any free port
+    #[arg(long, value_name = "PORT")]
+    pub live: Option<u16>,
+    /// Leave no report.html
+    #[arg(long)]
+    pub no_report: bool,
     /// End with one line of JSON on stdout
     #[arg(long)]
     pub json: bool,
@@ -175,6 +185,20 @@ impl SolverArgs {
     }
 }
 
+impl SolverArgs {
+    /// The page that shows the run, where it is asked for.
+    pub(super) fn page(
+        &self,
+        command: &'static str,
+        scan: &Scan,
+        epochs: usize,
+    ) -> Result<Option<Live>> {
+        let Some(port) = self.live else { return Ok(None) };
+        let facts = Facts { command, name: page::name(scan), epochs, checkpoints: false };
+        page::live(port, facts).map(Some)
+    }
+}
+
 /// Solves, and leaves arrays, pictures and record in the output folder.
 pub fn run(args: Args) -> Result<()> {
     report::log::init(args.solver.quiet);
@@ -192,16 +216,22 @@ pub fn run(args: Args) -> Result<()> {
     let folder = &args.output_dir;
     let _guard = OutputFolder::create(folder)?;
     let start = start(&args, &scan, &options, &device)?;
-    let solved = reconstruct(&scan, &start, &options, &device, Some(&folder.join("history.csv")))?;
+    let live = args.solver.page("reconstruct", &scan, options.epochs)?;
+    let history = folder.join("history.csv");
+    let history = Some(history.as_path());
+    let solved = reconstruct_watched(&scan, &start, &options, &device, history, live.as_ref())?;
+    drop(live);
     let halves = match args.solver.frc {
         true => Some(halves(&scan, &start, &solved, &options, &device)?),
         false => None,
     };
     let mut record = record("reconstruct", &scan, &device, &options, &solved, halves.as_ref());
     record.timing("total_seconds", started.elapsed().as_secs_f64());
-    write(folder, &scan, &solved, halves.as_ref(), &record, &args.solver.save)?;
+    write(folder, &scan, &solved, halves.as_ref(), &record, None)?;
+    save(&args.solver.save, folder, &scan, &solved, &record)?;
     record.write(folder.join("run.json"))?;
     say(&solved, halves.as_ref(), folder);
+    page::leave(folder, args.solver.no_report);
     if args.solver.json {
         report::print_json(&summary(&solved, halves.as_ref()))?;
     }
@@ -322,57 +352,56 @@ pub(super) fn say(solved: &Solved, halves: Option<&Halves>, folder: &Path) {
     verdict(solved).say();
 }
 
-/// Arrays and pictures of a solved scan.
+/// The result in the files of other programs that are asked for.
+pub(super) fn save(
+    save: &SaveArgs,
+    folder: &Path,
+    scan: &Scan,
+    solved: &Solved,
+    record: &RunRecord,
+) -> Result<()> {
+    let metadata = Value::Object(record.json().clone());
+    save.write(folder, &solved.reconstruction, scan, &metadata, &solved.outcome.losses)
+}
+
+/// Arrays and pictures of a solved scan; `before` is what was refined, on the canvas of the result.
 pub(super) fn write(
     folder: &Path,
     scan: &Scan,
     solved: &Solved,
     halves: Option<&Halves>,
     record: &RunRecord,
-    save: &SaveArgs,
+    before: Option<&Array2<Complex32>>,
 ) -> Result<()> {
     let metadata = Value::Object(record.json().clone());
-    let result = &solved.reconstruction;
-    let residuals: Vec<f64> = solved.figures.per_frame.iter().map(|f| f.residual).collect();
+    let (result, figures) = (&solved.reconstruction, &solved.figures);
+    let frames = pictures::frames(result, scan, figures);
     result.write_with(
         &folder.join("reconstruction.npz"),
         scan,
         &metadata,
         |file: &mut NpzWriter| {
-            file.f64("frame_residual", &Array1::from(residuals.clone()))?;
+            pictures::write_frames(file, figures, &frames)?;
             file.f64("mode_powers", &Array1::from(solved.outcome.mode_powers.clone()))?;
+            if let Some(before) = before {
+                file.c64("object_before", before)?;
+            }
             match halves {
                 Some(halves) => file.f64("frc", &Array1::from(halves.curve.clone())),
                 None => Ok(()),
             }
         },
     )?;
-    save.write(folder, result, scan, &metadata, &solved.outcome.losses)?;
-    super::infer::object_pictures(result, &result.lit(), folder)?;
-    let map = maps::over_scan(&result.positions, &residuals, &result.canvas);
-    plain(folder, "residual.png", &map, "Residual of each pattern", "")?;
-    let title = format!("Probe modes, {}", in_percent(&solved.outcome.mode_powers));
-    plain(folder, "probe.png", &maps::modes(&result.probe), &title, "")?;
+    let pictures = Pictures::new(result, scan, result.lit(), folder);
+    pictures.object()?;
+    pictures.residual(figures)?;
+    pictures.probe()?;
+    let commanded = scan.nominal.as_ref().unwrap_or(&scan.positions);
+    let commanded: Vec<_> = result.indices.iter().map(|&i| commanded[i]).collect();
+    pictures.positions(&commanded)?;
+    pictures.patterns(&frames)?;
     super::train::history_curve(folder, &[("loss", "loss")])?;
     halves.map_or(Ok(()), |halves| write_frc(folder, halves))
-}
-
-/// A picture of plain numbers, gray where they are NaN.
-pub(super) fn plain(
-    folder: &Path,
-    file: &str,
-    values: &Array2<f32>,
-    title: &str,
-    unit: &str,
-) -> Result<()> {
-    let picture = Picture {
-        title,
-        colormap: Colormap::Sequential,
-        range: Range::default(),
-        unit,
-        ..Picture::default()
-    };
-    report::write_image(folder.join(file), values, &picture)
 }
 
 /// The correlation of the halves as table and curve.

@@ -7,14 +7,17 @@ use ndarray::Array2;
 use num_complex::Complex32;
 use serde_json::{Value, json};
 
+use super::pictures::Pictures;
 use super::reconstruct::{self as output, SolverArgs};
+use super::report as page;
 use crate::backend::Chosen;
 use crate::data::{self, LoadOptions, Scan};
 use crate::metrics::{DataSpace, data_space};
 use crate::reconstruct::halves::halves;
 use crate::reconstruct::maps::{self, Change};
-use crate::reconstruct::{Options, Solved, Start, reconstruct};
+use crate::reconstruct::{Options, Solved, Start, reconstruct_watched};
 use crate::reconstruction::Saved;
+use crate::report::live::Live;
 use crate::report::{self, Colormap, OutputFolder, Picture, Range};
 use crate::save::SaveArgs;
 use crate::{Error, Result, backend};
@@ -69,6 +72,7 @@ pub fn run(args: Args) -> Result<()> {
     }
     let _guard = OutputFolder::create(&args.output_dir)?;
     let from = args.reconstruction.to_string_lossy().into_owned();
+    let live = args.solver.page("refine", &scan, options.epochs)?;
     let job = Job {
         scan: &scan,
         before: &before,
@@ -76,8 +80,10 @@ pub fn run(args: Args) -> Result<()> {
         options: &options,
         device: &device,
         save: &args.solver.save,
+        live: live.as_ref(),
     };
     let line = refine(&job, &args.output_dir, args.solver.frc)?;
+    page::leave(&args.output_dir, args.solver.no_report);
     if args.solver.json {
         report::print_json(&line)?;
     }
@@ -93,6 +99,8 @@ pub(super) struct Job<'a> {
     pub options: &'a Options,
     pub device: &'a Chosen,
     pub save: &'a SaveArgs,
+    /// The page that shows it.
+    pub live: Option<&'a Live>,
 }
 
 /// The job itself, which `infer --refine` does too; the figures of its last line.
@@ -102,14 +110,16 @@ pub(super) fn refine(job: &Job, folder: &Path, frc: bool) -> Result<Value> {
     let was = data_space(&before.explained(scan))?;
     let start = Start::from(before);
     let history = folder.join("history.csv");
-    let solved = reconstruct(scan, &start, options, device, Some(&history))?;
+    let solved = reconstruct_watched(scan, &start, options, device, Some(&history), job.live)?;
     let halves = if frc { Some(halves(scan, &start, &solved, options, device)?) } else { None };
     let change = maps::change(before, &solved.reconstruction);
     let mut record = output::record("refine", scan, device, options, &solved, halves.as_ref());
     record.set("start", &job.from).result("before", &was).result("change", change.relative);
     record.timing("total_seconds", started.elapsed().as_secs_f64());
-    output::write(folder, scan, &solved, halves.as_ref(), &record, job.save)?;
-    pictures(&change, &solved, folder)?;
+    let before = Some(&change.before);
+    output::write(folder, scan, &solved, halves.as_ref(), &record, before)?;
+    output::save(job.save, folder, scan, &solved, &record)?;
+    pictures(&change, &solved, scan, folder)?;
     let text = report_text(&job.from, &was, &solved, &change);
     report::atomic_write(folder.join("report.md"), text.as_bytes())?;
     record.write(folder.join("run.json"))?;
@@ -123,8 +133,9 @@ pub(super) fn refine(job: &Job, folder: &Path, frc: bool) -> Result<Value> {
 }
 
 /// Before and after side by side, and where they differ.
-fn pictures(change: &Change, solved: &Solved, folder: &Path) -> Result<()> {
+fn pictures(change: &Change, solved: &Solved, scan: &Scan, folder: &Path) -> Result<()> {
     let after = &solved.reconstruction;
+    let pixel_m = scan.instrument.pixel_m(scan.side());
     let known = after.lit();
     let trusted = after.trusted();
     let pair = |f: fn(&Complex32) -> f32| {
@@ -149,7 +160,7 @@ fn pictures(change: &Change, solved: &Solved, folder: &Path) -> Result<()> {
     let trusted = both(&trusted);
     let draw = |file: &str, values: &Array2<f32>, title, colormap, unit| {
         let (range, mask, trusted) = (Range::default(), None, Some(&trusted));
-        let picture = Picture { title, colormap, range, mask, trusted, unit };
+        let picture = Picture { title, colormap, range, mask, trusted, unit, pixel_m };
         report::write_image(folder.join(file), values, &picture)
     };
     let amplitude = pair(|z| z.norm());
@@ -167,7 +178,11 @@ fn pictures(change: &Change, solved: &Solved, folder: &Path) -> Result<()> {
         Colormap::Cyclic,
         "rad",
     )?;
-    output::plain(folder, "change.png", &change.size, "Change by refinement", "")
+    Pictures::new(after, scan, known, folder).plain(
+        "change.png",
+        &change.size,
+        "Change by refinement",
+    )
 }
 
 fn capitalised(text: &str) -> String {

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::report as page;
+use crate::backend::Chosen;
 use crate::config::{
     self, AmpActivation, Architecture, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder,
     GroupInput, Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, Optimiser,
@@ -13,10 +15,11 @@ use crate::config::{
 use crate::data::{self, LoadOptions, Reading, Scan, check_network_side};
 use crate::reconstruct::modes;
 use crate::reconstruction::Saved;
+use crate::report::live::Facts;
 use crate::report::{self, Curve, OutputFolder, RunRecord, Series, loggers};
 use crate::train::synthetic::{Supply, Synthetic};
 use crate::train::teacher::Teacher;
-use crate::train::{Material, Outcome, Trainer};
+use crate::train::{Material, Outcome, Trainer, Watched};
 use crate::{Error, Result, backend};
 
 /// Every option is optional, so that what was given can be told from what was not: a value comes
@@ -270,6 +273,15 @@ pub struct Args {
           value_name = "BOOL", help_heading = "Run")]
     pub quiet: Option<bool>,
 
+    /// Show the training while it runs, on a page for this machine alone; 0: any free port
+    #[arg(long, value_name = "PORT", help_heading = "Run")]
+    #[serde(skip)]
+    pub live: Option<u16>,
+    /// Leave no report.html
+    #[arg(long, help_heading = "Run")]
+    #[serde(skip)]
+    pub no_report: bool,
+
     #[command(flatten)]
     #[serde(skip)]
     pub compat: Compat,
@@ -343,8 +355,12 @@ pub fn train(args: &Args) -> Result<Outcome> {
         record.input(scan);
     });
     record.timing("load_seconds", started.elapsed().as_secs_f64());
+    let watched = watched(args, &resolved.config, train, &device)?;
     let planning = Instant::now();
     let mut trainer = Trainer::new(material, &resolved, &device)?;
+    if let Some(watched) = watched {
+        trainer.watch(watched);
+    }
     record.timing("plan_seconds", planning.elapsed().as_secs_f64());
     record.set("plan_bytes", trainer.plan_bytes());
     match trainer.resumed_from() {
@@ -364,11 +380,25 @@ pub fn train(args: &Args) -> Result<Outcome> {
     record.timing("total_seconds", started.elapsed().as_secs_f64());
     record.result("training", &outcome);
     record.write(folder.join("run.json"))?;
-    finish(&outcome, folder, resolved.config.run.json)?;
+    finish(&outcome, folder, resolved.config.run.json, args.no_report)?;
     match &outcome.collapse {
         Some(collapse) if resolved.config.run.strict => Err(Error::Run(collapse.clone())),
         _ => Ok(outcome),
     }
+}
+
+/// The page that shows the training, where it is asked for.
+fn watched(
+    args: &Args,
+    config: &TrainConfig,
+    train: &[Scan],
+    device: &Chosen,
+) -> Result<Option<Watched>> {
+    let Some(port) = args.live else { return Ok(None) };
+    let name = page::name(&train[0]);
+    let epochs = config.run.max_epochs;
+    let facts = Facts { command: "train", name, epochs, checkpoints: true };
+    Ok(Some(Watched::new(page::live(port, facts)?, &train[0], device)))
 }
 
 /// Whether `checkpoint` is one of the run in `folder`, which is then gone on with.
@@ -378,8 +408,8 @@ fn own(checkpoint: &Path, folder: &Path) -> bool {
 }
 
 /// What a training leaves in its folder.
-const LEFT: [&str; 6] =
-    ["checkpoints", "history.csv", "history.jsonl", "run.json", "log.txt", "loss.png"];
+const LEFT: [&str; 7] =
+    ["checkpoints", "history.csv", "history.jsonl", "run.json", "log.txt", "loss.png", page::FILE];
 
 /// Moves what an earlier training left in `folder` to `folder/previous-1`, or the next free number:
 /// hours of work are never overwritten, and two runs never mixed.
@@ -459,7 +489,7 @@ fn load(data: &DataConfig) -> Result<(Vec<Scan>, Option<Scan>)> {
 }
 
 /// Says how it went: the curve as a picture, the log, one line of JSON where asked for.
-fn finish(outcome: &Outcome, folder: &Path, json: bool) -> Result<()> {
+fn finish(outcome: &Outcome, folder: &Path, json: bool, no_report: bool) -> Result<()> {
     loss_curve(folder)?;
     match (&outcome.verdict, &outcome.collapse) {
         (Some(verdict), _) => verdict.say(),
@@ -471,6 +501,7 @@ fn finish(outcome: &Outcome, folder: &Path, json: bool) -> Result<()> {
         log::info!("{name} {figure:.4} (each pattern from its own patch)");
     }
     log::info!("checkpoints, history.csv and run.json are in {}", folder.display());
+    page::leave(folder, no_report);
     if json {
         report::print_json(outcome)?;
     }

@@ -144,6 +144,70 @@ fn check(scene: &Explained) -> Result<()> {
     Err(Error::Run(problem))
 }
 
+/// [N, N] intensity of the object alone at `position`.
+fn expected(
+    scene: &Explained,
+    forward: &Forward,
+    object: ArrayView2<Complex64>,
+    position: Position,
+) -> Array2<f64> {
+    let on_canvas =
+        Position { x: position.x - scene.origin_yx[1], y: position.y - scene.origin_yx[0] };
+    forward.intensity(object, on_canvas)
+}
+
+/// A pattern as it was measured, and as the reconstruction has it.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// Index of the pattern in the scan.
+    pub index: usize,
+    pub residual: f64,
+    /// [N, N] photons, NaN where the detector is masked.
+    pub measured: Array2<f32>,
+    /// [N, N] photons.
+    pub predicted: Array2<f32>,
+}
+
+/// The patterns that are explained best, as most are, and worst, in this order; fewer where the scan
+/// has fewer. `figures` are those of [`data_space`].
+pub fn typical_frames(scene: &Explained, figures: &DataSpace) -> Vec<Shown> {
+    let mut order: Vec<usize> = (0..figures.per_frame.len()).collect();
+    order.sort_by(|&a, &b| figures.per_frame[a].residual.total_cmp(&figures.per_frame[b].residual));
+    let mut chosen: Vec<usize> = match order.len() {
+        0 => Vec::new(),
+        n => vec![order[0], order[n / 2], order[n - 1]],
+    };
+    chosen.dedup();
+    let forward = Forward::new(scene.probe.mapv(widen));
+    let object = scene.object.mapv(widen);
+    let show = |k: usize| shown(scene, &forward, object.view(), k, figures.per_frame[k]);
+    chosen.into_iter().map(show).collect()
+}
+
+fn shown(
+    scene: &Explained,
+    forward: &Forward,
+    object: ArrayView2<Complex64>,
+    k: usize,
+    figures: FrameFigures,
+) -> Shown {
+    let (index, photons) = (scene.indices[k], scene.kappa.powi(2));
+    let gain = scene.gains.map_or(1.0, |gains| gains[k]);
+    let mut predicted = expected(scene, forward, object, scene.positions[k]);
+    predicted.mapv_inplace(|i| gain * i);
+    if let Some(background) = scene.background {
+        predicted.zip_mut_with(&background, |i, b| *i += f64::from(*b));
+    }
+    let mut measured = scene.amplitude.index_axis(ndarray::Axis(0), index).to_owned();
+    measured.mapv_inplace(|a| (photons * f64::from(a).powi(2)) as f32);
+    if let Some(mask) = scene.mask {
+        let hide = |i: &mut f32, m: &f32| *i = if *m > 0.0 { *i } else { f32::NAN };
+        measured.zip_mut_with(&mask, hide);
+    }
+    let predicted = predicted.mapv(|i| (photons * i) as f32);
+    Shown { index, residual: figures.residual, measured, predicted }
+}
+
 fn frame(
     scene: &Explained,
     forward: &Forward,
@@ -152,9 +216,7 @@ fn frame(
     position: Position,
     gain: f64,
 ) -> Totals {
-    let on_canvas =
-        Position { x: position.x - scene.origin_yx[1], y: position.y - scene.origin_yx[0] };
-    let expected: Array2<f64> = forward.intensity(object, on_canvas);
+    let expected = expected(scene, forward, object, position);
     let measured = scene.amplitude.index_axis(ndarray::Axis(0), index);
     let mut sums = Totals::default();
     for ((at, &a), &intensity) in measured.indexed_iter().zip(&expected) {

@@ -12,7 +12,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-pub use data_space::{DataSpace, Explained, data_space};
+pub use data_space::{DataSpace, Explained, Shown, data_space};
 pub use truth::{Reconstruction, TruthReport, against_truth, is_guess};
 pub use verdict::{Evidence, Verdict};
 

@@ -1,14 +1,15 @@
 //! Pictures of a solved scan that are no object: the residual over the scan, the modes of the probe,
 //! and what refinement changed.
 
-use ndarray::{Array2, Array3, Axis, concatenate, s};
+use ndarray::{Array2, Array3, ArrayView2, Axis, concatenate, s};
 use num_complex::{Complex32, Complex64};
 use rayon::prelude::*;
 
 use crate::data::geometry::Neighbours;
 use crate::data::scan::Position;
+use crate::metrics::Shown;
 use crate::metrics::gauge::Gauge;
-use crate::reconstruction::{Reconstruction, Saved};
+use crate::reconstruction::{Reconstruction, Saved, lit, trusted};
 use crate::stitch::Canvas;
 
 /// Columns of empty pixels between two images that stand side by side.
@@ -53,29 +54,52 @@ fn step(positions: &[Position]) -> f64 {
     steps[steps.len() / 2].max(1.0)
 }
 
-/// The modes side by side, each relative to its own largest modulus: above the modulus, below the
-/// real part. NaN between them.
-pub fn modes(probe: &Array3<Complex32>) -> Array2<f32> {
-    let largest = |mode: &ndarray::ArrayView2<Complex32>| {
-        mode.iter().map(|z| z.norm()).fold(f32::MIN_POSITIVE, f32::max)
+/// The modes side by side, each relative to its own largest modulus; NaN between them.
+pub fn modes(probe: &Array3<Complex32>) -> Array2<Complex32> {
+    let relative = |mode: ArrayView2<Complex32>| {
+        let largest = mode.iter().map(|z| z.norm()).fold(f32::MIN_POSITIVE, f32::max);
+        mode.mapv(|z| z / largest)
     };
-    let pictures: Vec<Array2<f32>> = probe
-        .axis_iter(Axis(0))
-        .map(|mode| {
-            let scale = 1.0 / largest(&mode);
-            let (modulus, real) = (mode.mapv(|z| scale * z.norm()), mode.mapv(|z| scale * z.re));
-            let gap = Array2::from_elem((GAP, mode.ncols()), f32::NAN);
-            concatenate![Axis(0), modulus, gap, real]
-        })
-        .collect();
-    beside(&pictures.iter().collect::<Vec<_>>())
+    let pictures: Vec<_> = probe.axis_iter(Axis(0)).map(relative).collect();
+    in_a_row(&pictures.iter().collect::<Vec<_>>(), Complex32::new(f32::NAN, f32::NAN))
+}
+
+/// Measured patterns above predicted ones, as log10 of their photons, and the range of that which is
+/// worth a colour.
+pub fn patterns(frames: &[Shown]) -> (Array2<f32>, (f64, f64)) {
+    let log = |image: &Array2<f32>| image.mapv(|x| x.max(f32::MIN_POSITIVE).log10());
+    let measured: Vec<_> = frames.iter().map(|f| log_of_measured(&f.measured)).collect();
+    let predicted: Vec<_> = frames.iter().map(|f| log(&f.predicted)).collect();
+    let [measured, predicted] =
+        [measured, predicted].map(|row| beside(&row.iter().collect::<Vec<_>>()));
+    let gap = Array2::from_elem((GAP, measured.ncols()), f32::NAN);
+    let all = concatenate![Axis(0), measured, gap, predicted];
+    let brightest = all.iter().copied().filter(|x| !x.is_nan()).fold(0.0, f32::max);
+    (all, log_range(brightest.into()))
+}
+
+/// Masked pixels stay NaN, which `max` would hide.
+fn log_of_measured(image: &Array2<f32>) -> Array2<f32> {
+    image.mapv(|x| if x.is_nan() { x } else { x.max(f32::MIN_POSITIVE).log10() })
+}
+
+/// From a third of a photon, or six decades below the brightest pixel, whichever is more.
+pub fn log_range(brightest: f64) -> (f64, f64) {
+    const DARKEST: f64 = -0.5;
+    const DECADES: f64 = 6.0;
+    let high = brightest.max(DARKEST + 1.0);
+    ((high - DECADES).max(DARKEST), high)
 }
 
 /// Images of one height in a row, NaN between them.
 pub fn beside(images: &[&Array2<f32>]) -> Array2<f32> {
+    in_a_row(images, f32::NAN)
+}
+
+fn in_a_row<T: Copy>(images: &[&Array2<T>], between: T) -> Array2<T> {
     let height = images.first().map_or(0, |image| image.nrows());
     let width = images.iter().map(|image| image.ncols() + GAP).sum::<usize>();
-    let mut row = Array2::from_elem((height, width.saturating_sub(GAP)), f32::NAN);
+    let mut row = Array2::from_elem((height, width.saturating_sub(GAP)), between);
     let mut left = 0;
     for image in images {
         row.slice_mut(s![.., left..left + image.ncols()]).assign(*image);
@@ -99,8 +123,20 @@ pub struct Change {
 /// Compares a refined object with what it started from: a factor and a phase ramp between them mean
 /// nothing and are taken out.
 pub fn change(before: &Saved, after: &Reconstruction) -> Change {
-    let (canvas, new) = (&after.canvas, &after.stitched.object);
-    let offset = [0, 1].map(|i| (canvas.origin_yx[i] as f64 - before.origin_yx[i]).round() as i64);
+    let origin_yx = after.canvas.origin_yx.map(|o| o as f64);
+    compare(before, &after.stitched.object, &after.stitched.weights, origin_yx)
+}
+
+/// The same for the `object` of another result, [H, W], with its weights and the object coordinates
+/// (row, column) of its pixel (0, 0).
+pub fn compare(
+    before: &Saved,
+    object: &Array2<Complex32>,
+    weights: &Array2<f32>,
+    origin_yx: [f64; 2],
+) -> Change {
+    let new = object;
+    let offset = [0, 1].map(|i| (origin_yx[i] - before.origin_yx[i]).round() as i64);
     let index = |(y, x): (usize, usize)| {
         let at = [usize::try_from(y as i64 + offset[0]), usize::try_from(x as i64 + offset[1])];
         let at = [*at[0].as_ref().ok()?, *at[1].as_ref().ok()?];
@@ -110,7 +146,7 @@ pub fn change(before: &Saved, after: &Reconstruction) -> Change {
     let old = Array2::from_shape_fn(new.dim(), |at| {
         index(at).map_or(Complex64::default(), |at| wide(before.object[at]))
     });
-    let (trusted, lit) = (after.trusted(), after.lit());
+    let (trusted, lit) = (trusted(weights), lit(weights));
     let both = Array2::from_shape_fn(new.dim(), |at| {
         f64::from(u8::from(index(at).is_some() && trusted[at]))
     });

@@ -41,6 +41,7 @@ use crate::data::scan::{Position, Scan};
 use crate::metrics::{DataSpace, data_space};
 use crate::models::object::{BackgroundKind, Loss};
 use crate::reconstruction::{Reconstruction, Saved};
+use crate::report::live::Live;
 use crate::{Error, Result};
 
 /// Rates of the smooth parts are below this: two grids that agree may then change a pixel by a factor
@@ -236,13 +237,26 @@ pub fn reconstruct(
     device: &Chosen,
     history: Option<&Path>,
 ) -> Result<Solved> {
+    reconstruct_watched(scan, start, options, device, history, None)
+}
+
+/// The same, shown on a page while it goes on. What comes out does not depend on that, but that the
+/// page may ask for an early end.
+pub fn reconstruct_watched(
+    scan: &Scan,
+    start: &Start,
+    options: &Options,
+    device: &Chosen,
+    history: Option<&Path>,
+    live: Option<&Live>,
+) -> Result<Solved> {
     options.check()?;
     start.check(scan)?;
     if options.refine_positions {
         positions::check(scan, &start.probe, &start.indices)?;
     }
     let mut job = solve::Job::new(scan, start, options, device)?;
-    let mut outcome = job.run(history)?;
+    let mut outcome = job.run(history, live)?;
     let reconstruction = job.finish()?;
     if options.refine_positions {
         let moved =

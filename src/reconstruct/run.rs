@@ -13,6 +13,7 @@ use crate::models::plans::RING;
 use crate::random::{Purpose, Stream};
 use crate::report::Progress as Bar;
 use crate::report::history::History;
+use crate::report::live::{Epoch, Live};
 use crate::{Error, Result};
 
 /// The rates end at this part of what they began with.
@@ -85,14 +86,14 @@ struct Snapshot {
 
 impl Job<'_> {
     /// All epochs. `history` is the path of history.csv.
-    pub fn run(&mut self, history: Option<&Path>) -> Result<Outcome> {
+    pub fn run(&mut self, history: Option<&Path>, live: Option<&Live>) -> Result<Outcome> {
         let started = Instant::now();
         let mut history = history.map(|path| History::create(path, &COLUMNS)).transpose()?;
         let frames = self.start.indices.len();
         let mut bar = Bar::new(self.options.epochs, frames.div_ceil(self.batch), 0);
         let first = self.snapshot(f64::INFINITY)?;
         let mut good = first.clone();
-        while self.state.epoch < self.last_epoch() {
+        while self.state.epoch < self.last_epoch() && !stop_asked(live) {
             let began = Instant::now();
             let rate = self.rate(0.0);
             let loss = self.epoch(&mut bar)?;
@@ -115,6 +116,9 @@ impl Job<'_> {
                 history.append(&[epoch, step, rate, loss, speed, seconds])?;
             }
             bar.end_epoch(&format!("loss {loss:.5}"));
+            if let Some(live) = live {
+                self.show(live, loss, seconds)?;
+            }
             self.watch();
         }
         if self.state.losses.last().is_some_and(|&last| last > WORSE * good.loss) {
@@ -123,6 +127,19 @@ impl Job<'_> {
         }
         self.tidy(true)?;
         self.outcome(started.elapsed().as_secs_f64())
+    }
+
+    /// Shows the epoch that has just ended, and now and then the object as it is.
+    fn show(&mut self, live: &Live, loss: f64, seconds: f64) -> Result<()> {
+        let patterns_per_second = self.start.indices.len() as f64 / seconds.max(1e-9);
+        let (epoch, validation) = (self.state.epoch, None);
+        live.epoch(Epoch { epoch, loss, validation, patterns_per_second });
+        if live.wants_picture() {
+            let began = Instant::now();
+            let now = self.finish()?;
+            live.picture(&now.seen(&now.lit()), began);
+        }
+        Ok(())
     }
 
     fn outcome(&mut self, seconds: f64) -> Result<Outcome> {
@@ -344,6 +361,14 @@ impl Job<'_> {
         self.state.damping *= 0.5;
         Ok(back)
     }
+}
+
+fn stop_asked(live: Option<&Live>) -> bool {
+    let stop = live.is_some_and(Live::stop_asked);
+    if stop {
+        log::info!("stopping, as the live page asks");
+    }
+    stop
 }
 
 impl Snapshot {

@@ -64,6 +64,18 @@ impl Bitmap {
 
     /// Writes `text` with its top at `y`, each point of the font `scale` pixels wide.
     pub fn text(&mut self, x: usize, y: usize, text: &str, scale: usize, align: Align) {
+        self.text_in(INK, (x, y), text, scale, align);
+    }
+
+    /// The same at (x, y) in another colour.
+    pub fn text_in(
+        &mut self,
+        color: Rgb,
+        (x, y): (usize, usize),
+        text: &str,
+        scale: usize,
+        align: Align,
+    ) {
         let width = font::width(text) * scale;
         let left = match align {
             Align::Left => x,
@@ -75,7 +87,7 @@ impl Bitmap {
             let y = y + font::descent(character) * scale;
             for (row, bits) in font::glyph(character).into_iter().enumerate() {
                 for column in (0..5).filter(|column| bits >> (4 - column) & 1 == 1) {
-                    self.fill(left + column * scale, y + row * scale, scale, scale, INK);
+                    self.fill(left + column * scale, y + row * scale, scale, scale, color);
                 }
             }
         }
@@ -93,6 +105,15 @@ impl Bitmap {
             for x in span(from.0, to.0, self.width) {
                 let distance = distance((x as f64 + 0.5, y as f64 + 0.5), from, to);
                 self.blend(x, y, color, (0.5 * width + 0.5 - distance).clamp(0.0, 1.0));
+            }
+        }
+    }
+
+    /// Darkens a rectangle, so that white stands out on it whatever was there.
+    pub fn shade(&mut self, x: usize, y: usize, width: usize, height: usize) {
+        for row in y..(y + height).min(self.height) {
+            for column in x..(x + width).min(self.width) {
+                self.blend(column, row, [16, 16, 20], 0.68);
             }
         }
     }
@@ -115,7 +136,8 @@ impl Bitmap {
         atomic_write(path, &bytes)
     }
 
-    fn encode(&self, title: &str) -> Result<Vec<u8>, png::EncodingError> {
+    /// The same as bytes.
+    pub fn encode(&self, title: &str) -> Result<Vec<u8>, png::EncodingError> {
         let mut bytes = Vec::new();
         let mut encoder = png::Encoder::new(&mut bytes, self.width as u32, self.height as u32);
         encoder.set_color(png::ColorType::Rgb);

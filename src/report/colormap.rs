@@ -40,6 +40,24 @@ impl Colormap {
     }
 }
 
+/// The colour of a complex number: hue for the argument, lightness for `value`, its modulus from 0
+/// (black) to 1. All hues are equally light, so that the phase does not look like absorption.
+pub fn hue_wheel(argument: f64, value: f64) -> Rgb {
+    static FULL: LazyLock<Vec<[f64; 3]>> = LazyLock::new(|| (0..STEPS).map(full_hue).collect());
+    let turns = argument / TAU;
+    let nearest = ((turns - turns.floor()) * STEPS as f64).round() as usize % STEPS;
+    // A factor on all three coordinates of OKLab is its cube on linear light: hue and gamut stay.
+    let light = value.clamp(0.0, 1.0).powi(3);
+    FULL[nearest].map(|x| (gamma(x * light) * 255.0).round() as u8)
+}
+
+/// The linear light of the brightest colour of a hue.
+fn full_hue(step: usize) -> [f64; 3] {
+    // Rotated as the cyclic map is: blue for −π/2, yellow for π/2.
+    let hue = step as f64 / STEPS as f64 * TAU + 10f64.to_radians();
+    in_gamut(0.78, 0.14, hue).map(|byte| linear_of(f64::from(byte) / 255.0))
+}
+
 fn table(len: usize, color: impl Fn(f64) -> Rgb) -> Vec<Rgb> {
     (0..len).map(|i| color(i as f64 / (len - 1) as f64)).collect()
 }
@@ -88,6 +106,11 @@ fn linear_rgb(lightness: f64, a: f64, b: f64) -> [f64; 3] {
         -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
         -0.0041960863 * l - 0.7034186147 * m + 1.7076147010 * s,
     ]
+}
+
+/// The inverse of [`gamma`].
+fn linear_of(x: f64) -> f64 {
+    if x <= 0.040_45 { x / 12.92 } else { ((x + 0.055) / 1.055).powf(2.4) }
 }
 
 /// The transfer curve of sRGB.

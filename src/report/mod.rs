@@ -8,23 +8,31 @@ use crate::{Error, Result};
 
 pub mod bitmap;
 pub mod colormap;
+mod complex;
 mod curve;
 mod events;
 mod font;
 pub mod history;
+pub mod html;
+pub mod live;
 pub mod log;
 pub mod loggers;
 mod picture;
+mod positions;
 mod progress;
 mod run;
+mod scale_bar;
 mod ticks;
 
 pub use colormap::Colormap;
+pub use complex::{ComplexPicture, draw_complex, write_complex};
 pub use curve::{Curve, Series, draw_curve, write_curve};
 pub use history::History;
 pub use picture::{Layout, Picture, Range, draw_image, write_image};
+pub use positions::{Places, draw_positions, write_positions};
 pub use progress::Progress;
 pub use run::RunRecord;
+pub use scale_bar::ScaleBar;
 
 /// Makes sure that `path` is a folder that can be written to.
 pub fn create_folder(path: impl AsRef<Path>) -> Result<()> {

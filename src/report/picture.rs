@@ -8,6 +8,7 @@ use ndarray::Array2;
 use super::bitmap::{Align, Bitmap, INK};
 use super::colormap::{Colormap, Rgb, UNCOVERED};
 use super::font;
+use super::scale_bar::ScaleBar;
 use super::ticks::{self, Tick};
 use crate::Result;
 
@@ -42,6 +43,8 @@ pub struct Picture<'a> {
     pub trusted: Option<&'a Array2<bool>>,
     /// Of the numbers, written above the colour bar; may be empty.
     pub unit: &'a str,
+    /// Height and width of a pixel in metres, for a scale bar.
+    pub pixel_m: Option<[f64; 2]>,
 }
 
 /// Writes `values` (first row on top) as a PNG.
@@ -64,18 +67,40 @@ pub fn draw_image(values: &Array2<f32>, picture: &Picture<'_>) -> Bitmap {
         let (x, y) = layout.pixel(row, column);
         bitmap.fill(x, y, layout.zoom, layout.zoom, color);
     }
-    let (image_width, image_height) = layout.image;
-    let (left, top) = layout.origin;
-    let t = layout.text;
-    bitmap.frame(left, top, image_width, image_height, 1);
-    let title_top = (top - font::HEIGHT * t) / 2;
-    bitmap.text(left, title_top, picture.title, t, Align::Left);
-    let (height, width) = values.dim();
-    let size = format!("{width} × {height} px");
-    let note_scale = (t / 2).max(1);
-    bitmap.text(left, top + image_height + 5 * t, &size, note_scale, Align::Left);
+    draw_around(&mut bitmap, &layout, values.dim(), picture.title, picture.pixel_m);
     draw_color_bar(&mut bitmap, &layout, &scale, picture.unit);
     bitmap
+}
+
+/// The numbers alone, one pixel each, without title and colour bar.
+pub(super) fn draw_pixels(values: &Array2<f32>, picture: &Picture<'_>) -> Bitmap {
+    let scale = ColorScale::of(values, picture);
+    let (height, width) = values.dim();
+    let mut bitmap = Bitmap::new(width, height);
+    for ((row, column), value) in values.indexed_iter() {
+        let covered = is_covered(picture.mask, row, column) && value.is_finite();
+        let color = if covered { scale.color(f64::from(*value)) } else { UNCOVERED };
+        bitmap.set(column, row, color);
+    }
+    bitmap
+}
+
+/// Frame, title, size and scale bar of an array of (rows, columns).
+pub(super) fn draw_around(
+    bitmap: &mut Bitmap,
+    layout: &Layout,
+    (rows, columns): (usize, usize),
+    title: &str,
+    pixel_m: Option<[f64; 2]>,
+) {
+    let ((left, top), (width, height), t) = (layout.origin, layout.image, layout.text);
+    if let Some(bar) = pixel_m.and_then(|[_, pixel]| ScaleBar::of(columns, pixel)) {
+        bar.draw(bitmap, layout);
+    }
+    bitmap.frame(left, top, width, height, 1);
+    bitmap.text(left, (top - font::HEIGHT * t) / 2, title, t, Align::Left);
+    let size = format!("{columns} × {rows} px");
+    bitmap.text(left, top + height + 5 * t, &size, (t / 2).max(1), Align::Left);
 }
 
 /// Where the parts of a picture are, in its pixels.
@@ -91,7 +116,7 @@ pub struct Layout {
     /// Width and height of the enlarged array.
     pub image: (usize, usize),
     /// Pixels per point of the font.
-    text: usize,
+    pub(super) text: usize,
 }
 
 impl Layout {
@@ -115,15 +140,15 @@ impl Layout {
     }
 }
 
-fn is_covered(mask: Option<&Array2<bool>>, row: usize, column: usize) -> bool {
+pub(super) fn is_covered(mask: Option<&Array2<bool>>, row: usize, column: usize) -> bool {
     mask.is_none_or(|mask| mask.get((row, column)).copied().unwrap_or(false))
 }
 
 /// From numbers to colours.
-struct ColorScale {
+pub(super) struct ColorScale {
     colormap: Colormap,
-    low: f64,
-    high: f64,
+    pub low: f64,
+    pub high: f64,
     /// Angles are taken to the turn around this one; none for plain numbers.
     center: Option<f64>,
     /// Share of the colour map that `low` to `high` spans: (start, length).
@@ -131,7 +156,7 @@ struct ColorScale {
 }
 
 impl ColorScale {
-    fn of(values: &Array2<f32>, picture: &Picture<'_>) -> ColorScale {
+    pub fn of(values: &Array2<f32>, picture: &Picture<'_>) -> ColorScale {
         let covered = values.indexed_iter().filter(|((row, column), value)| {
             let decides = is_covered(picture.trusted, *row, *column);
             decides && is_covered(picture.mask, *row, *column) && value.is_finite()
@@ -182,7 +207,7 @@ impl ColorScale {
         self.colormap.at(self.share.0 + t * self.share.1)
     }
 
-    fn ticks(&self, count: usize) -> Vec<Tick> {
+    pub fn ticks(&self, count: usize) -> Vec<Tick> {
         if self.center.is_some() && self.high - self.low > 0.99 * TAU && self.low == -PI {
             let labels = ["−π", "−π/2", "0", "π/2", "π"];
             let tick = |(i, label): (usize, &str)| Tick {
@@ -201,7 +226,7 @@ fn wrap(angle: f64) -> f64 {
 }
 
 /// The numbers at the ends of the colour bar, never equal.
-fn ends(mut values: Vec<f64>, range: Range) -> (f64, f64) {
+pub(super) fn ends(mut values: Vec<f64>, range: Range) -> (f64, f64) {
     let (low, high) = match range {
         Range::Fixed(low, high) => (low, high),
         Range::Robust(..) if values.is_empty() => (0.0, 1.0),
@@ -241,7 +266,7 @@ fn draw_color_bar(bitmap: &mut Bitmap, layout: &Layout, scale: &ColorScale, unit
 }
 
 /// Without wrapping: the bar runs through its range even where that ends at the seam.
-fn bar_color(scale: &ColorScale, value: f64) -> Rgb {
+pub(super) fn bar_color(scale: &ColorScale, value: f64) -> Rgb {
     let t = (value - scale.low) / (scale.high - scale.low);
     scale.colormap.at(scale.share.0 + t * scale.share.1)
 }

@@ -40,7 +40,7 @@ impl RunRecord {
 
     /// Adds a scan to the inputs.
     pub fn input(&mut self, scan: &Scan) -> &mut Self {
-        let entry = json!({
+        let mut entry = json!({
             "path": scan.source.path.to_string_lossy(),
             "sha256": scan.source.sha256,
             "patterns": scan.len(),
@@ -48,6 +48,12 @@ impl RunRecord {
             "kappa": scan.dose.kappa,
             "dose_origin": scan.dose.origin,
         });
+        if !scan.instrument.is_unknown() {
+            entry["instrument"] = json!(scan.instrument);
+        }
+        if let Some(pixel) = scan.instrument.pixel_m(scan.side()) {
+            entry["object_pixel_m"] = json!(pixel);
+        }
         let inputs = self.map.entry("inputs").or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(inputs) = inputs {
             inputs.push(entry);

@@ -43,6 +43,18 @@ pub(super) fn logarithmic(low: f64, high: f64, count: usize) -> Vec<Tick> {
     ticks
 }
 
+/// A number in three digits, for a label on its own.
+pub(super) fn short(value: f64) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return format!("{value}");
+    }
+    let power = value.abs().log10().floor();
+    match (1e-4..1e5).contains(&value.abs()) {
+        true => format!("{value:.*}", (2.0 - power).max(0.0) as usize).replace('-', "−"),
+        false => format_number(value, 10f64.powf(power - 2.0)),
+    }
+}
+
 /// As many digits as neighbours `step` apart need.
 fn format_number(value: f64, step: f64) -> String {
     let text = if value == 0.0 {

@@ -14,6 +14,7 @@ pub mod schedule;
 pub mod state;
 pub mod synthetic;
 pub mod teacher;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -37,6 +38,7 @@ use pool::{Epoch, Part, Pool};
 use row::{COLUMNS, Row};
 use state::{Learned, LearnedScan, Progress};
 use synthetic::Supply;
+pub use watch::Watched;
 
 /// How a training ended.
 #[derive(Clone, Debug, Serialize)]
@@ -97,6 +99,8 @@ pub struct Trainer {
     structure: Vec<(f64, Structure)>,
     folder: PathBuf,
     resumed_from: Option<PathBuf>,
+    /// The page that shows the run while it goes on.
+    watched: Option<Watched>,
 }
 
 impl Trainer {
@@ -144,6 +148,7 @@ impl Trainer {
             structure,
             folder,
             resumed_from,
+            watched: None,
         };
         // Better known now than after the first epoch.
         trainer.epoch_groups(Part::Training, 0)?;
@@ -156,6 +161,11 @@ impl Trainer {
     /// Bytes of the plan.
     pub fn plan_bytes(&self) -> usize {
         self.step.plan.bytes()
+    }
+
+    /// Shows the training while it goes on. What it computes does not depend on that.
+    pub fn watch(&mut self, watched: Watched) {
+        self.watched = Some(watched);
     }
 
     /// The checkpoint that this training goes on from.
@@ -263,7 +273,7 @@ impl Trainer {
         let mut bar =
             Bar::new(epochs, first.len().div_ceil(self.config.run.batch_size), self.progress.epoch);
         drop(first);
-        while self.progress.epoch < epochs && !self.stopped_early() {
+        while self.progress.epoch < epochs && !self.stopped_early() && !self.stop_asked() {
             let started = Instant::now();
             let (row, better) = self.epoch(&mut bar)?;
             (train_loss, val_loss) = (row.train_loss, row.val_loss);
@@ -274,6 +284,7 @@ impl Trainer {
             loggers.append(&row.columns(took))?;
             self.save(better)?;
             bar.end_epoch(&row.summary());
+            self.show(&row, took)?;
         }
         self.finish(train_loss, val_loss, patterns as f64 / seconds.max(1e-9))
     }
@@ -362,6 +373,8 @@ impl Trainer {
             if unseen.len() == patience || at == batches - 1 {
                 total += self.look(&unseen, &mut norm, bar)?;
                 unseen.clear();
+                let seen = ((at + 1) * size).min(groups.len());
+                self.show_step(at + 1, batches, total / seen as f64)?;
             }
         }
         Ok((total / groups.len() as f64, norm))
@@ -483,27 +496,26 @@ impl Trainer {
     }
 
     fn save(&mut self, better: bool) -> Result<()> {
-        let mut tensors = state::tensors(self.backend.as_mut())?;
-        if self.made_probe {
-            let shape = self.step.plan.slots[self.step.inputs.probe.0].shape.clone();
-            let probe = || Tensor { shape, data: self.pool.probes() };
-            tensors.entry("probe".into()).or_insert_with(probe);
-        }
-        let checkpoint = Checkpoint {
-            tensors,
-            metadata: state::metadata(
-                &self.learned(),
-                &self.progress,
-                &self.record,
-                self.config.run.seed,
-            ),
-        };
+        let checkpoint = self.checkpoint()?;
         std::fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
         // The last one last: if the program is killed in between, the epoch is done again.
         if better {
             checkpoint.save(self.folder.join("best.safetensors"))?;
         }
         checkpoint.save(self.folder.join("last.safetensors"))
+    }
+
+    /// Everything as it is now.
+    fn checkpoint(&mut self) -> Result<Checkpoint> {
+        let mut tensors = state::tensors(self.backend.as_mut())?;
+        if self.made_probe {
+            let shape = self.step.plan.slots[self.step.inputs.probe.0].shape.clone();
+            let probe = || Tensor { shape, data: self.pool.probes() };
+            tensors.entry("probe".into()).or_insert_with(probe);
+        }
+        let (learned, seed) = (self.learned(), self.config.run.seed);
+        let metadata = state::metadata(&learned, &self.progress, &self.record, seed);
+        Ok(Checkpoint { tensors, metadata })
     }
 
     fn learned(&self) -> Learned {
