@@ -140,7 +140,7 @@ def _text(name: str, value: Any) -> str:
     if hasattr(value, "item"):  # a number of NumPy
         value = value.item()
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return str(os.fspath(value))
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, (str, int)) and not isinstance(value, bool):

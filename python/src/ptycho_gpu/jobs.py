@@ -56,7 +56,8 @@ def train(
         BinaryNotFound, VersionMismatch: there is no program that fits.
         ValueError: arrays of a scan do not belong together.
     """
-    scans: List[ScanLike] = list(scan) if isinstance(scan, (list, tuple)) else [scan]  # type: ignore[list-item]
+    given_scans: Any = scan if isinstance(scan, (list, tuple)) else [scan]
+    scans: List[ScanLike] = list(given_scans)
     every = scans + ([test_scan] if test_scan is not None else [])
     binary = _binary.find_binary(binary)  # before anything is written for it
     options.setdefault("input_domain", _domain(every))

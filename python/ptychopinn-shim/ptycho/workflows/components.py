@@ -154,7 +154,9 @@ def options(config: TrainingConfig) -> Dict[str, Any]:
         **_network(model),
     }
     if config.mae_weight > 0 and config.nll_weight > 0:
-        log.warning("mae_weight %g has no effect beside nll_weight: the loss is one of both", config.mae_weight)
+        log.warning(
+            "mae_weight %g has no effect beside nll_weight: the loss is one of both", config.mae_weight
+        )
     for name in ("realspace_mae_weight", "realspace_weight"):
         if getattr(config, name):
             log.warning("%s %g has no effect", name, getattr(config, name))
