@@ -12,6 +12,9 @@ const NEIGHBOURS: usize = 8;
 /// Neighbours that lie on a line to this part of their spread give no derivative across it.
 const FLAT: f64 = 1e-3;
 
+/// Where, and the centre of mass there.
+type Point = ([f64; 2], [f64; 2]);
+
 /// Derivatives of the centre of mass by the position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Field {
@@ -67,10 +70,9 @@ fn centre_of_mass(scan: &Scan, index: usize) -> Option<[f64; 2]> {
 }
 
 /// J of value = constant + J place, by least squares.
-fn slope(points: &[([f64; 2], [f64; 2])]) -> Option<[[f64; 2]; 2]> {
+fn slope(points: &[Point]) -> Option<[[f64; 2]; 2]> {
     let count = points.len().max(1) as f64;
-    let mean =
-        |of: &dyn Fn(&([f64; 2], [f64; 2])) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let mean = |of: &dyn Fn(&Point) -> f64| points.iter().map(of).sum::<f64>() / count;
     let place = [mean(&|p| p.0[0]), mean(&|p| p.0[1])];
     let value = [mean(&|p| p.1[0]), mean(&|p| p.1[1])];
     let ([mut xx, mut xy, mut yy], mut right) = ([0.0; 3], [[0.0; 2]; 2]);

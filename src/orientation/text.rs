@@ -69,11 +69,12 @@ impl Ranking {
     fn verdict(&self) -> String {
         let best = self.best();
         match self.confidence() {
-            Confidence::CannotTell => {
-                "the patterns cannot tell: two orientations explain them alike; more overlap, more \
-                 light or a part of the sample with more structure would help"
-                    .to_owned()
-            }
+            Confidence::CannotTell => format!(
+                "the patterns cannot tell: frames {} and {} explain them alike; more overlap, more \
+                 light or a part of the sample with more structure would help",
+                best.turn.words(),
+                self.second().turn.words()
+            ),
             _ if best.turn == Turn::NONE => "as the file is".to_owned(),
             _ => format!("the file seems to be stored with {}", remedy(best)),
         }
