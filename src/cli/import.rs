@@ -48,14 +48,14 @@ pub struct Args {
     /// Whether patches reach beyond their central half [default: as in the file, else true]
     #[arg(long, value_name = "BOOL")]
     pub probe_big: Option<bool>,
-    #[command(flatten, next_help_heading = "Data of --like")]
-    pub load: LoadOptions,
     /// Print one JSON object at the end
     #[arg(long)]
     pub json: bool,
     /// Only warnings and errors on stderr
     #[arg(long)]
     pub quiet: bool,
+    #[command(flatten, next_help_heading = "Data of --like")]
+    pub load: LoadOptions,
 }
 
 impl Args {

@@ -68,7 +68,7 @@ fn checkpoint(model: &ModelConfig) -> Checkpoint {
         let start = plan.initial.iter().find(|initial| initial.value == v).unwrap();
         let mut noise = Stream::new(3, Purpose::Noise, v.0 as u32);
         let data = start.numbers(7, slot.len()).into_iter();
-        let data = data.map(|x| x + 0.1 * noise.uniform() as f32).collect();
+        let data = data.map(|x| x + 0.1 * (noise.uniform() - 0.5) as f32).collect();
         tensors.insert(slot.name.clone(), Tensor { shape: slot.shape.clone(), data });
     }
     Checkpoint { tensors, metadata: serde_json::Value::Null }
