@@ -56,7 +56,7 @@ fn bar_with(scale: &ColorScale, unit: &str, ticks: Vec<Tick>) -> String {
             escape(&tick.label)
         );
     }
-    let _ = write!(svg, "<text x=\"{}\" y=\"10\">{}</text></svg>\n", BAR + 6.0, escape(unit));
+    let _ = writeln!(svg, "<text x=\"{}\" y=\"10\">{}</text></svg>", BAR + 6.0, escape(unit));
     svg
 }
 

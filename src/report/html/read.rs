@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array2, Array3, ArrayD, Ix1, Ix2, Ix3};
+use ndarray::{Array2, Array3, ArrayD, ArrayView2, Ix1, Ix2, Ix3};
 use num_complex::Complex32;
 use serde_json::Value;
 
@@ -29,6 +29,14 @@ pub struct Before {
     pub name: String,
 }
 
+/// A pattern, as photons in [N, N] pixels.
+pub struct Frame {
+    /// In the scan.
+    pub index: i64,
+    pub measured: Array2<f32>,
+    pub predicted: Array2<f32>,
+}
+
 /// A reconstruction.npz.
 pub struct ResultFile {
     pub saved: Saved,
@@ -44,8 +52,8 @@ pub struct ResultFile {
     pub frame_residual: Vec<f64>,
     pub mode_powers: Vec<f64>,
     pub frc: Vec<f64>,
-    /// Index in the scan, measured and predicted photons of some patterns.
-    pub frames: Vec<(i64, Array2<f32>, Array2<f32>)>,
+    /// Some patterns.
+    pub frames: Vec<Frame>,
     pub before: Option<Before>,
     /// Height and width of a pixel of the object, m.
     pub pixel_m: Option<[f64; 2]>,
@@ -195,7 +203,7 @@ fn commanded(npz: &mut Npz) -> Result<Vec<(f64, f64)>> {
     Ok(nominal.map_or_else(Vec::new, |n| n.rows().into_iter().map(|p| (p[0], p[1])).collect()))
 }
 
-fn frames(npz: &mut Npz) -> Result<Vec<(i64, Array2<f32>, Array2<f32>)>> {
+fn frames(npz: &mut Npz) -> Result<Vec<Frame>> {
     let Some(indices) = optional::<_, Ix1>(npz, "shown_indices", Npz::i64)? else {
         return Ok(Vec::new());
     };
@@ -206,6 +214,8 @@ fn frames(npz: &mut Npz) -> Result<Vec<(i64, Array2<f32>, Array2<f32>)>> {
         return Err(Error::input(npz.path(), text));
     }
     let images = measured.outer_iter().zip(predicted.outer_iter());
-    let images = images.map(|(m, p)| (m.to_owned(), p.to_owned()));
-    Ok(indices.iter().zip(images).map(|(&i, (m, p))| (i, m, p)).collect())
+    let frame = |(&index, (measured, predicted)): (&i64, (ArrayView2<f32>, ArrayView2<f32>))| {
+        Frame { index, measured: measured.to_owned(), predicted: predicted.to_owned() }
+    };
+    Ok(indices.iter().zip(images).map(frame).collect())
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::figures::{bar, binned, color_wheel, log_bar, range};
 use super::object::{Object, amplitude_and_phase, angle, layer};
 use super::plot::{Line, Plot};
-use super::read::ResultFile;
+use super::read::{Frame, ResultFile};
 use super::viewer::{Arrays, Layer, Place, Viewer, bin};
 use super::{Sections, escape};
 use crate::data::scan::Position;
@@ -133,7 +133,7 @@ fn patterns(result: &ResultFile, arrays: &mut Arrays) -> String {
         2 => &["explained best", "explained worst"],
         _ => &["the only pattern"],
     };
-    for ((index, measured, predicted), name) in result.frames.iter().zip(names) {
+    for (Frame { index, measured, predicted }, name) in result.frames.iter().zip(names) {
         let log = |x: f32| if x.is_nan() { x } else { x.max(f32::MIN_POSITIVE).log10() };
         let images = [measured, predicted].map(|image| image.mapv(log));
         let brightest =

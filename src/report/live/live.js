@@ -98,8 +98,14 @@
     const last = good[good.length - 1];
     at('curve').setAttribute('aria-label', `Loss over the epochs: ${short(last[1])} after epoch ${last[0]}`);
   };
-  // More points than this say no more: every second one goes.
-  const thin = () => { while (points.length > MOST) points = points.filter((_, i) => i % 2 === 0 || i === points.length - 1); };
+  // More points than this say no more. Those that stay are even over the epochs, whatever their age, and the
+  // last one is there.
+  let every = 1;
+  const kept = (p, last) => (p[0] - 1) % every === 0 || p[0] === last;
+  const thin = () => {
+    const last = points.length ? points[points.length - 1][0] : 0;
+    while (points.length > MOST) { every *= 2; points = points.filter(p => kept(p, last)); }
+  };
   let waiting = false;
   const soon = () => {
     if (waiting) return;
@@ -151,6 +157,7 @@
   on('hello', all => {
     say('Running', 'on');
     points = all.points;
+    every = all.every;
     thin();
     if (all.last) epoch(all.last);
     put('note', all.note);
@@ -160,7 +167,7 @@
     if (all.ended) ended();
   });
   on('epoch', row => {
-    points = points.filter(p => p[0] < row.epoch);
+    points = points.filter(p => p[0] < row.epoch && kept(p));
     points.push([row.epoch, row.loss, row.validation]);
     thin();
     epoch(row);

@@ -85,16 +85,31 @@ struct State {
 }
 
 /// What a page that is opened now is told.
-#[derive(Default)]
 struct Known {
     /// Epoch, loss, validation loss.
     points: Vec<(usize, f64, Option<f64>)>,
+    /// One of so many epochs is kept, and the last one.
+    every: usize,
     last: Option<Epoch>,
     note: String,
     /// PNG of complex, amplitude, phase, and how many there have been.
     pictures: Option<[Arc<Vec<u8>>; 3]>,
     picture: usize,
     ended: bool,
+}
+
+impl Known {
+    fn nothing() -> Known {
+        Known {
+            points: Vec::new(),
+            every: 1,
+            last: None,
+            note: String::new(),
+            pictures: None,
+            picture: 0,
+            ended: false,
+        }
+    }
 }
 
 /// Events on their way to one page.
@@ -122,7 +137,7 @@ impl Live {
             token: token()?,
             page: page(&facts),
             facts,
-            known: Mutex::default(),
+            known: Mutex::new(Known::nothing()),
             pages: Mutex::default(),
             connections: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
@@ -157,15 +172,12 @@ impl Live {
     /// An epoch is done.
     pub fn epoch(&self, row: Epoch) {
         let mut known = hold(&self.state.known);
-        // What was stepped back from is done again.
-        known.points.retain(|point| point.0 < row.epoch);
+        // What was stepped back from is done again. The rest is thinned evenly, whatever its age.
+        let every = known.every;
+        known.points.retain(|&(e, ..)| e < row.epoch && (e - 1) % every == 0);
         known.points.push((row.epoch, row.loss, row.validation));
         if known.points.len() > MOST_POINTS {
-            let mut index = 0;
-            known.points.retain(|_| {
-                index += 1;
-                index % 2 == 1
-            });
+            known.every *= 2;
         }
         known.last = Some(row);
         drop(known);
@@ -266,6 +278,7 @@ impl State {
             known.points.iter().map(|(e, loss, val)| json!([e, loss, val])).collect();
         let value = json!({
             "points": points,
+            "every": known.every,
             "last": known.last.map(|last| last.json()),
             "note": known.note,
             "picture": known.picture,

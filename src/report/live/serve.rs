@@ -105,7 +105,8 @@ impl State {
                 self.checkpoint.store(true, Ordering::Relaxed);
                 http::answer(stream, 204, TEXT, b"");
             }
-            (_, "/" | "/events" | "/stop" | "/checkpoint") => {
+            (_, "/" | "/events" | "/stop") => return Err((405, "not with this method")),
+            (_, "/checkpoint") if self.facts.checkpoints => {
                 return Err((405, "not with this method"));
             }
             _ => return Err((404, "there is no such page")),
