@@ -113,6 +113,7 @@ fn product(
         indices: &result.indices,
         pixel,
         instrument: scan.instrument,
+        kappa: scan.dose.kappa,
         name: name.as_deref().unwrap_or("reconstruction"),
         comments: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")),
     };

@@ -37,24 +37,20 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     report::log::init(args.quiet);
     let target = args.to.map_or_else(|| Target::of(&args.output), Ok)?;
-    for path in writers::files(&args.output, target)? {
-        if !args.overwrite && path.exists() {
-            let problem = "is there already: give another name, or --overwrite";
-            return Err(Error::input(&path, problem));
-        }
+    let files = writers::files(&args.output, target)?;
+    if let Some(there) = files.iter().find(|path| !args.overwrite && path.exists()) {
+        let problem = "is there already: give another name, or --overwrite";
+        return Err(Error::input(there, problem));
     }
     let options = LoadOptions { without_probe: true, ..args.load };
     let scan = load(&args.input, &options)?;
     let notes = writers::write(&args.output, target, &scan, &provenance(&scan))?;
     notes.iter().for_each(|note| log::info!("{}: {note}", args.output.display()));
-    log::info!(
-        "{}: {} patterns of {side} × {side} pixels",
-        args.output.display(),
-        scan.len(),
-        side = scan.side()
-    );
+    let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
+    let (names, side) = (names.join(", "), scan.side());
+    log::info!("{names}: {} patterns of {side} × {side} pixels", scan.len());
     if args.json {
-        let line = json!({ "file": args.output, "patterns": scan.len(), "notes": notes });
+        let line = json!({ "files": files, "patterns": scan.len(), "notes": notes });
         report::print_json(&line)?;
     }
     Ok(())

@@ -291,12 +291,13 @@ fn compare_frames(checkpoint: &Checkpoint, reading: &Reading) {
     let now = serde_json::to_value(reading).unwrap_or_default();
     for name in ["center", "transpose", "flip", "rotate", "crop", "bin"] {
         let before = &checkpoint.metadata["configuration"][name]["value"];
-        let off = |value: &serde_json::Value| value.is_null() || *value == false;
+        let off = |v: &serde_json::Value| v.is_null() || *v == false || *v == 1 || *v == "0";
         if *before == now[name] || off(before) && off(&now[name]) {
             continue;
         }
         let said = |value: &serde_json::Value| match off(value) {
             true => format!("no --{name}"),
+            false if *value == true => format!("--{name}"),
             false => format!("--{name} {}", value.to_string().trim_matches('"')),
         };
         log::warn!("the network was trained with {}, here is {}", said(before), said(&now[name]));

@@ -6,6 +6,7 @@ use super::stdout;
 use crate::backend;
 use crate::config::Device;
 use crate::measure::selftest;
+use crate::report::print_json;
 use crate::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -88,7 +89,7 @@ fn against_cudarc(args: &Args) -> Result<()> {
     let failed = checks.iter().filter(|check| check.differs.is_some()).count();
     if args.json {
         let (device, passed) = (device.to_string(), failed == 0);
-        stdout::say(json!({ "device": device, "passed": passed, "checks": checks }));
+        print_json(&json!({ "device": device, "passed": passed, "checks": checks }))?;
     }
     if failed == 0 {
         say(format!("all {} checks passed: the same bits with cust and with cudarc", checks.len()));
@@ -124,7 +125,7 @@ fn against_the_cpu(args: &Args) -> Result<()> {
     if args.json {
         let passed = failed.is_empty();
         let device = device.to_string();
-        stdout::say(json!({ "device": device, "passed": passed, "checks": checks }));
+        print_json(&json!({ "device": device, "passed": passed, "checks": checks }))?;
     }
     if failed.is_empty() {
         say(format!("all {} checks passed, each twice with the same bits", checks.len()));

@@ -467,6 +467,12 @@ fn options(data: &DataConfig) -> LoadOptions {
 }
 
 fn load(data: &DataConfig) -> Result<(Vec<Scan>, Option<Scan>)> {
+    let scans = data.train_data_file.iter().chain(&data.test_data_file).chain(&data.like).count();
+    if data.reading.positions.is_some() && scans > 1 {
+        return Err(Error::Config(format!(
+            "--positions are those of one scan, but {scans} are given: `convert` each with its own"
+        )));
+    }
     let options = options(data);
     let train: Vec<Scan> = data
         .train_data_file

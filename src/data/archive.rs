@@ -43,6 +43,17 @@ pub trait Archive {
         Instrument::default()
     }
 
+    /// Whether positions are in pixels of λz/(NΔ) with the N and the Δ of the frames as they are in the
+    /// file, and not in those of a probe that may belong to a part of them.
+    fn positions_of_frames(&self) -> bool {
+        false
+    }
+
+    /// Whether the format says that the first axis counts the patterns.
+    fn frames_first(&self) -> bool {
+        false
+    }
+
     /// Whether the format says that the patterns are intensities.
     fn intensities(&self) -> bool {
         false

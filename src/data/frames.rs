@@ -136,6 +136,11 @@ impl Preparation {
                 "frames are {height} × {width} pixels, not square: cut a square out with --crop"
             )));
         }
+        if reading.crop.is_none() && side % 2 == 1 {
+            return Err(Error::Config(format!(
+                "frames are {height} × {width} pixels, an odd number: cut them to an even one with --crop"
+            )));
+        }
         if side < 2 || side % 2 == 1 || side > height.max(width) {
             return Err(Error::Config(format!(
                 "--crop is {side}, expected an even number of at most {} (frames are {height} × \
@@ -234,9 +239,9 @@ impl Preparation {
     /// [M, N, N] patches of the object from those of whole frames; none where pixels have become
     /// coarser.
     pub fn labels(&self, labels: &Array3<Complex32>) -> Option<Array3<Complex32>> {
-        let (side, whole) = (self.side(), labels.dim().1);
+        let (side, (_, whole, width)) = (self.side(), labels.dim());
         let from = (whole.checked_sub(side)?) / 2;
-        (self.cropped() == whole)
+        (self.cropped() == whole && whole == width)
             .then(|| labels.slice(s![.., from..from + side, from..from + side]).to_owned())
     }
 
@@ -273,14 +278,31 @@ impl Preparation {
 }
 
 /// The scan with its frames as `reading` wants them, and all that depends on them. What cannot follow is
-/// left out, with a note.
-pub fn prepare(scan: Scan, reading: &Reading, notes: &mut Vec<String>) -> Result<Scan> {
+/// left out, with a note. With `positions_of_frames`, positions are in pixels of whole frames in any case.
+///
+/// Errors: as of [`Preparation::new`], and frames with pixels that are not square which lie down.
+pub fn prepare(
+    scan: Scan,
+    reading: &Reading,
+    positions_of_frames: bool,
+    notes: &mut Vec<String>,
+) -> Result<Scan> {
     let plan = Preparation::new(reading, &scan.amplitude, scan.mask.as_ref())?;
     notes.push(plan.describe(reading));
     let (whole, side) = (scan.amplitude.dim().2, plan.side());
     // A probe of the patterns' own side is meant for them, and so are positions and object then.
     let own = !scan.probe.is_empty() && scan.probe.dim().1 == side && whole != side;
-    let coarser = if own { 1.0 } else { plan.coarsening() };
+    let coarser = if own && !positions_of_frames { 1.0 } else { plan.coarsening() };
+    let square = |pixel: Option<[f64; 2]>| pixel.is_none_or(|[height, width]| height == width);
+    let instrument = &scan.instrument;
+    if plan.transposed
+        && !(square(instrument.detector_pixel_m) && square(instrument.object_pixel_m))
+    {
+        return Err(Error::Config(
+            "--transpose and --rotate by 90 or 270 want square pixels; those of this detector are not"
+                .to_owned(),
+        ));
+    }
     let probe = match scan.probe.dim().1 {
         probe if probe == whole && whole == scan.amplitude.dim().1 => plan.probe(&scan.probe),
         _ => scan.probe.clone(),
@@ -300,11 +322,8 @@ pub fn prepare(scan: Scan, reading: &Reading, notes: &mut Vec<String>) -> Result
     for (name, _) in gone.into_iter().filter(|(_, gone)| *gone) {
         notes.push(format!("the {name} of the file have finer pixels and are left out"));
     }
-    let detector = scan.instrument.detector_pixel_m.map(|[height, width]| {
-        let bin = plan.bin() as f64;
-        let pair = if plan.transposed { [width, height] } else { [height, width] };
-        pair.map(|pixel| pixel * bin)
-    });
+    let detector =
+        scan.instrument.detector_pixel_m.map(|pixel| pixel.map(|p| p * plan.bin() as f64));
     let instrument = Instrument {
         detector_pixel_m: detector,
         object_pixel_m: scan.instrument.object_pixel_m.map(|pixel| pixel.map(|p| p * coarser)),

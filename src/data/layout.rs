@@ -93,6 +93,15 @@ pub fn raw_frames(
     Ok(frames)
 }
 
+/// Columns of a frame of patterns of `shape`.
+pub fn frame_width(shape: &[usize], order: FrameOrder) -> usize {
+    match (without_channel(shape), order) {
+        (&[_, b, _], FrameOrder::Last) => b,
+        (&[a, b, c], FrameOrder::Auto) if a == b && b != c => b,
+        (all, _) => all.last().copied().unwrap_or(0),
+    }
+}
+
 /// The side that two neighbouring axes of the patterns share, 0 for none.
 pub fn shared_side(shape: &[usize]) -> usize {
     match *without_channel(shape) {

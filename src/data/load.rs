@@ -83,7 +83,9 @@ pub fn survey(path: &Path, options: &LoadOptions) -> Result<Survey> {
         return Err(Error::Config(format!("--nphotons is {photons}, expected a number above 0")));
     }
     let archive = formats::open(path, &options.reading)?;
-    let origin = scan::Source { path: path.into(), sha256: identity(&archive.files())? };
+    let mut files = archive.files();
+    files.extend(options.reading.positions.clone());
+    let origin = scan::Source { path: path.into(), sha256: identity(&files)? };
     let members = archive.members().to_vec();
     let mut reader = Reader::new(archive);
     let scan = reader.scan(options, origin);

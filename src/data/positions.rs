@@ -3,6 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use serde::Deserialize;
+
+use super::archive::Archive;
 use super::formats;
 use super::instrument::Instrument;
 use super::reading::{PositionUnit, Reading};
@@ -36,7 +39,7 @@ pub(super) fn read(
         true => None,
         false => String::from_utf8(fs::read(path).map_err(Error::io("read", path))?).ok(),
     };
-    let Some(text) = text else { return of_scan(path, reading) };
+    let Some(text) = text else { return of_scan(path, reading, instrument, width) };
     let pairs = columns(path, &text)?;
     let unit = reading.position_unit.unwrap_or(PositionUnit::Px);
     let count = pairs.len();
@@ -46,7 +49,8 @@ pub(super) fn read(
         return Ok(Found { positions, origin_m: None, note });
     };
     let half = (width / 2) as f64;
-    let [height, width] = instrument.pixel_m(width).ok_or_else(|| {
+    let sound = |pixel: &[f64; 2]| pixel.iter().all(|side| side.is_finite() && *side > 0.0);
+    let [height, width] = instrument.pixel_m(width).filter(sound).ok_or_else(|| {
         Error::input(
             path,
             "positions in metres need the size of a pixel of the object: give --object-pixel, or \
@@ -69,7 +73,8 @@ pub(super) fn read(
     Ok(Found { positions, origin_m: Some([-shift[1] * height, -shift[0] * width]), note })
 }
 
-fn of_scan(path: &Path, reading: &Reading) -> Result<Found> {
+/// Positions of a scan: where both know their pixels, those of the other become those of this one.
+fn of_scan(path: &Path, reading: &Reading, here: Instrument, width: usize) -> Result<Found> {
     let plain = Reading { positions: None, format: None, ..reading.clone() };
     let mut archive = formats::open(path, &plain)?;
     if archive.find("xcoords").is_none() || archive.find("ycoords").is_none() {
@@ -79,10 +84,39 @@ fn of_scan(path: &Path, reading: &Reading) -> Result<Found> {
     if x.len() != y.len() || x.iter().chain(&y).any(|v| !v.is_finite()) {
         return Err(Error::input(path, "has positions that are no pairs of finite numbers"));
     }
-    let note = format!("{} positions of the scan {}", x.len(), path.display());
-    let origin_m = archive.instrument().origin_m;
-    let positions = x.into_iter().zip(y).map(|(x, y)| Position { x, y }).collect();
-    Ok(Found { positions, origin_m, note })
+    let there = stated(archive.as_mut());
+    let patterns = archive.find("diffraction").or(archive.find("diff3d"));
+    let side = patterns.and_then(|member| member.shape.last().copied()).unwrap_or(width);
+    let pixels = there.pixel_m(side).zip(here.pixel_m(width));
+    let factor = match pixels {
+        Some((there, here)) => [there[0] / here[0], there[1] / here[1]],
+        None => [1.0; 2],
+    };
+    if factor.iter().any(|factor| !(factor.is_finite() && *factor > 0.0)) {
+        return Err(Error::input(path, "and the scan have pixels of which one is no size"));
+    }
+    let scaled = match pixels {
+        Some(_) if factor == [1.0; 2] => "in pixels of the same size".to_owned(),
+        Some(_) => format!("1 pixel of it is {:.4} of this scan", factor[1]),
+        None => "taken for pixels of whole frames, as the size of either is not known".to_owned(),
+    };
+    let note = format!("{} positions of the scan {}: {scaled}", x.len(), path.display());
+    let place = |(x, y)| Position { x: x * factor[1], y: y * factor[0] };
+    let positions = x.into_iter().zip(y).map(place).collect();
+    Ok(Found { positions, origin_m: there.origin_m, note })
+}
+
+/// What a scan says of its instrument, in its format or in its metadata.
+fn stated(archive: &mut dyn Archive) -> Instrument {
+    let known = archive.instrument();
+    let text = match archive.find("_metadata") {
+        Some(_) if known.is_unknown() => archive.text("_metadata").ok().flatten(),
+        _ => None,
+    };
+    let metadata: Option<serde_json::Value> =
+        text.and_then(|text| serde_json::from_str(&text).ok());
+    let more = metadata.as_ref().and_then(|metadata| metadata.get("instrument"));
+    more.and_then(|more| Instrument::deserialize(more).ok()).unwrap_or(known)
 }
 
 /// Two numbers a line, separated by blanks, commas or semicolons; lines of `#`, empty ones and one
@@ -90,7 +124,7 @@ fn of_scan(path: &Path, reading: &Reading) -> Result<Found> {
 fn columns(path: &Path, text: &str) -> Result<Vec<[f64; 2]>> {
     let mut pairs = Vec::new();
     let mut heading = false;
-    for (number, line) in text.lines().enumerate() {
+    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -103,7 +137,9 @@ fn columns(path: &Path, text: &str) -> Result<Vec<[f64; 2]>> {
             parts.iter().map(|part| part.parse().ok().filter(|x: &f64| x.is_finite())).collect();
         match numbers.as_deref() {
             Some(&[x, y]) => pairs.push([x, y]),
-            None if pairs.is_empty() && !heading => heading = true,
+            None if pairs.is_empty() && !heading && !parts.iter().any(|part| is_number(part)) => {
+                heading = true;
+            }
             _ => {
                 let problem = format!(
                     "line {}: `{}` is not two numbers, x (column) and y (row)",
@@ -118,4 +154,9 @@ fn columns(path: &Path, text: &str) -> Result<Vec<[f64; 2]>> {
         true => Err(Error::input(path, "holds no positions: expected two numbers a line")),
         false => Ok(pairs),
     }
+}
+
+/// What looks like a number, NaN too.
+fn is_number(text: &str) -> bool {
+    text.parse::<f64>().is_ok()
 }

@@ -8,7 +8,7 @@ use super::archive::{Archive, Member};
 use super::check::{Problem, Severity};
 use super::geometry::{self, Overlap};
 use super::instrument::Instrument;
-use super::layout::{self, Frames};
+use super::layout::{self, FrameOrder, Frames};
 use super::load::LoadOptions;
 use super::reading::Reading;
 use super::scan::{self, Dose, DoseOrigin, Position, Scan};
@@ -44,7 +44,7 @@ impl Reader {
         };
         let metadata = self.metadata();
         let instrument = self.instrument(&metadata, &options.reading);
-        let positions = self.placed(key, &options.reading, instrument?);
+        let positions = self.placed(key, options, instrument?);
         let (key, probe, (positions, instrument)) = (key?, probe?, positions?);
         let (mut values, frames) = self.patterns(key, probe.dim().1, positions.len(), options)?;
         let (_, height, width) = values.dim();
@@ -75,13 +75,17 @@ impl Reader {
     /// The frames turned and cropped, everything that depends on them with them, and the checks of how
     /// it all fits together.
     fn prepared(&mut self, raw: Scan, reading: &Reading) -> Option<Scan> {
+        let scaled = self.archive.positions_of_frames() || reading.positions.is_some();
         let scan = match reading.changes_frames() {
             false => raw,
-            true => match frames::prepare(raw, reading, &mut self.notes) {
+            true => match frames::prepare(raw, reading, scaled, &mut self.notes) {
                 Ok(scan) => scan,
                 Err(error) => return self.fail(Problem::Frames { reason: error.to_string() }),
             },
         };
+        if scan.amplitude.iter().all(|&a| a == 0.0) {
+            return self.fail(Problem::AllDark { patterns: scan.len() });
+        }
         let (side, probe) = (scan.side(), scan.probe.dim().1);
         if !scan.probe.is_empty() && probe != side {
             return self.fail(Problem::ProbeSide { side, probe });
@@ -213,15 +217,15 @@ impl Reader {
     fn placed(
         &mut self,
         key: Option<&str>,
-        reading: &Reading,
+        options: &LoadOptions,
         instrument: Instrument,
     ) -> Option<(Vec<Position>, Instrument)> {
-        let Some(path) = &reading.positions else {
+        let Some(path) = &options.reading.positions else {
             return Some((self.positions("xcoords", "ycoords")?, instrument));
         };
         let shape = key.and_then(|key| self.archive.find(key)).map(|member| member.shape.clone());
-        let width = shape.and_then(|shape| shape.last().copied()).unwrap_or(0);
-        match positions::read(path, reading, instrument, width) {
+        let width = shape.map_or(0, |shape| layout::frame_width(&shape, options.order));
+        match positions::read(path, &options.reading, instrument, width) {
             Ok(found) => {
                 self.notes.push(found.note);
                 Some((found.positions, Instrument { origin_m: found.origin_m, ..instrument }))
@@ -273,7 +277,11 @@ impl Reader {
         options: &LoadOptions,
     ) -> Option<(Array3<f32>, Frames)> {
         let shape = self.archive.find(key)?.shape.clone();
-        let (shown, order) = (self.shown(key), options.order);
+        let shown = self.shown(key);
+        let order = match options.order {
+            FrameOrder::Auto if self.archive.frames_first() => FrameOrder::First,
+            order => order,
+        };
         let frames = match (options.reading.changes_frames(), side) {
             (true, _) => layout::raw_frames(&shown, &shape, coordinates, order),
             (false, 0) => {

@@ -78,7 +78,7 @@ pub struct Reading {
     /// Side of a pixel of the detector, as it is in the file
     #[arg(long, value_name = "METRES", help_heading = "Files")]
     pub detector_pixel: Option<f64>,
-    /// Side of a pixel of the object [default: from energy, distance and detector pixel]
+    /// Side of a pixel of the object, of whole frames before --crop [default: from energy, distance and detector pixel]
     #[arg(long, value_name = "METRES", help_heading = "Files")]
     pub object_pixel: Option<f64>,
 

@@ -36,7 +36,8 @@ impl<'a> ScanFile<'a> {
     /// All of a scan, its patterns as amplitudes, its dose in the metadata where the amplitudes do
     /// not carry it themselves.
     pub fn new(scan: &'a Scan) -> ScanFile<'a> {
-        let own = matches!(scan.dose.origin, DoseOrigin::Counts | DoseOrigin::WholeSquares);
+        // Whole numbers of photons say so themselves.
+        let own = CountedPatterns::of(scan).is_some();
         let mut metadata = json!({});
         if !own {
             let (photons, kappa) = (scan.mean_photons(), scan.dose.kappa);
@@ -116,6 +117,7 @@ pub fn write_scan(path: impl AsRef<Path>, scan: &ScanFile) -> Result<()> {
         Patterns::Counts32(patterns) => writer.u32("diffraction", patterns)?,
     }
     match scan.probe.dim().0 {
+        0 => {}
         1 => writer.c64("probeGuess", &scan.probe.index_axis(Axis(0), 0))?,
         _ => writer.c64("probeGuess", &scan.probe)?,
     }

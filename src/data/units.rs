@@ -93,18 +93,20 @@ pub fn resolve(values: Array3<f32>, hints: Hints) -> Resolved {
     };
     match (counts, hints.metadata_kappa.filter(|_| undecided)) {
         // Intensities in the unit of the amplitudes that they were made of.
-        (_, Some(kappa)) if hints.format_counts => Resolved {
+        (_, Some(kappa)) if hints.format_counts && hints.flag_photons.is_none() => Resolved {
             amplitude: Counts(values).into_amplitude(),
             dose: Dose { kappa, origin: DoseOrigin::Metadata },
             reason: format!("intensities, of which 1 is {:.6e} photons (metadata)", kappa * kappa),
         },
-        (_, Some(_)) => calibrate(Amplitude(values), hints),
-        (Some(reason), None) => Resolved {
+        (_, Some(_)) if !(hints.metadata_counts || hints.format_counts) => {
+            calibrate(Amplitude(values), hints)
+        }
+        (Some(reason), _) => Resolved {
             amplitude: Counts(values).into_amplitude(),
             dose: Dose { kappa: 1.0, origin: DoseOrigin::Counts },
             reason: reason.to_owned(),
         },
-        (None, None) => calibrate(Amplitude(values), hints),
+        (None, _) => calibrate(Amplitude(values), hints),
     }
 }
 

@@ -85,17 +85,22 @@ const PROBES: [&str; 2] = [
     "entry_1/instrument_1/source_1/data_illumination",
 ];
 
-pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
+/// With `placed`, positions come from elsewhere, and those of the file are not looked at.
+pub(super) fn open(file: Hdf5, given: Instrument, placed: bool) -> Result<Mapped> {
     let patterns = patterns(&file)?;
     let at = patterns[0].as_str();
     let side = file.member("diffraction", at)?.shape.last().copied().unwrap_or(0);
     // The master file of a detector knows nothing of the sample.
-    let Some(places) = file.first(&TRANSLATIONS) else {
+    let Some(places) = file.first(&TRANSLATIONS).filter(|_| !placed) else {
         let mut scan = Mapped::new(vec![file], true);
         let silent = said_nowhere(scan.file(0));
-        let instrument = if silent { given } else { stated(scan.file(0), given)? };
+        let instrument = match (silent, placed) {
+            (true, _) => given,
+            // It may not be needed.
+            (false, true) => stated(scan.file(0), given).unwrap_or(given),
+            (false, false) => stated(scan.file(0), given)?,
+        };
         scan.set_instrument(instrument);
-        scan.note("there are no positions: give them with --positions");
         return rest(scan, &patterns);
     };
     let mut instrument = stated(&file, given)?;
@@ -124,7 +129,9 @@ fn said_nowhere(file: &Hdf5) -> bool {
 /// What is given, and the rest of the instrument from the file.
 fn stated(file: &Hdf5, given: Instrument) -> Result<Instrument> {
     if given.object_pixel_m.is_some() {
-        return Ok(given);
+        // All else is of interest, but not needed.
+        let free = Instrument { object_pixel_m: None, ..given };
+        return Ok(given.or(stated(file, free).unwrap_or_default()));
     }
     let distance = match given.distance_m {
         Some(distance) => distance,
@@ -183,8 +190,10 @@ fn rest(mut scan: Mapped, patterns: &[String]) -> Result<Mapped> {
     if let Some(at) = scan.file(0).first(&PROBES) {
         scan.stored("probeGuess", 0, at)?;
     }
+    let program = scan.file(0).text("entry_1/program_name").ok();
+    let ours = program.as_deref() == Some(env!("CARGO_PKG_NAME"));
     // Those of others lie anywhere.
-    if scan.file(0).has(writers::cxi::KEPT) && scan.file(0).has(IMAGE) {
+    if ours && scan.file(0).has(IMAGE) {
         scan.stored("objectGuess", 0, IMAGE)?;
     }
     if let Some(at) = scan.file(0).first(&MASKS) {
@@ -194,7 +203,9 @@ fn rest(mut scan: Mapped, patterns: &[String]) -> Result<Mapped> {
         let mask: ArrayD<f64> = bits.mapv(weight);
         scan.real("mask", at, mask);
     }
-    scan.kept(0, writers::cxi::KEPT, &KEPT)?;
+    if ours {
+        scan.kept(0, writers::cxi::KEPT, &KEPT)?;
+    }
     Ok(scan)
 }
 

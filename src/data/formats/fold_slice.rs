@@ -2,13 +2,15 @@
 //! [M, N, N], and `NAME_para.hdf5` with `/ppX` and `/ppY` [M], metres. Their programs take
 //! (−ppY, −ppX) for the row and the column of a patch.
 //!
-//! Nothing in the pair says how large a pixel is: that is given by flags.
+//! Some pairs say in `/dx` how large a pixel of the object is (m), and in `/lambda` the wavelength; for
+//! the others that is given by flags. Programs of Matlab have the rows of a pattern where others have its
+//! columns, and templates of beamlines turn frames further: `inspect --orientation` tells.
 
 use super::beside;
 use super::mapped::Mapped;
 use crate::Result;
 use crate::data::hdf5::Hdf5;
-use crate::data::instrument::Instrument;
+use crate::data::instrument::{HC, Instrument};
 use crate::data::scan::Position;
 
 pub(super) const X: &str = "ppX";
@@ -40,6 +42,13 @@ pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
             }
         },
     };
+    let positive = |at: &str| para.number(at).ok().filter(|x| x.is_finite() && *x > 0.0);
+    let stated = Instrument {
+        object_pixel_m: positive("dx").map(|pixel| [pixel; 2]),
+        energy_ev: positive("lambda").map(|wavelength| HC / wavelength),
+        ..Instrument::default()
+    };
+    let given = given.or(stated);
     let side = dp.member("diffraction", PATTERNS)?.shape.last().copied().unwrap_or(0);
     let [height, width] = given.pixel_m(side).ok_or_else(|| {
         let problem = "are metres, and nothing here says how large a pixel of the object is: give \
@@ -62,7 +71,8 @@ pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
     let mut scan = Mapped::new(vec![dp, para], true);
     scan.set_instrument(Instrument { origin_m: Some([-top * height, -left * width]), ..given });
     scan.note(format!(
-        "positions are −`/{X}` and −`/{Y}`: 1 pixel of the object is {width:.4e} m, as given"
+        "positions are −`/{X}` and −`/{Y}`: 1 pixel of the object is {width:.4e} m; see which \
+         way round the frames lie with `inspect --orientation`"
     ));
     scan.patterns(0, &[PATTERNS.to_owned()], None)?;
     scan.positions([X, Y], &positions);

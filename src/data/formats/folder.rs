@@ -40,7 +40,10 @@ pub(super) fn open(path: &Path) -> Result<Folder> {
     }
     let parts = files.iter().map(Npz::open).collect::<Result<Vec<Npz>>>()?;
     let mut members: Vec<Member> = Vec::new();
-    for member in parts.iter().flat_map(Npz::members) {
+    // Single numbers have no meaning for us.
+    let arrays =
+        |member: &&Member| COMMON.contains(&member.name.as_str()) || !member.shape.is_empty();
+    for member in parts.iter().flat_map(Npz::members).filter(arrays) {
         if !members.iter().any(|known| known.name == member.name) {
             members.push(together(path, &parts, member)?);
         }
@@ -64,10 +67,11 @@ fn together(path: &Path, parts: &[Npz], member: &Member) -> Result<Member> {
             let problem = format!("`{name}` is missing, other parts in {} have it", path.display());
             return Err(Error::input(part.path(), problem));
         };
-        if here.shape.get(1..) != member.shape.get(1..) || here.shape.is_empty() {
+        if here.shape.get(1..) != member.shape.get(1..) || here.dtype != member.dtype {
             let problem = format!(
-                "`{name}` has shape {:?}, another part has {:?}: only the first axis may differ",
-                here.shape, member.shape
+                "`{name}` is {} of shape {:?}, in another part {} of {:?}: only the first axis may \
+                 differ",
+                here.dtype, here.shape, member.dtype, member.shape
             );
             return Err(Error::input(part.path(), problem));
         }
@@ -80,7 +84,7 @@ fn together(path: &Path, parts: &[Npz], member: &Member) -> Result<Member> {
 impl Folder {
     /// Parts with another probe are other scans.
     fn check_common(&mut self) -> Result<()> {
-        for name in ["probeGuess", "mask"] {
+        for name in ["probeGuess", "mask", "objectGuess"] {
             let mut first: Option<ArrayD<Complex32>> = None;
             for part in &mut self.parts {
                 if part.find(name).is_none() {
@@ -100,7 +104,19 @@ impl Folder {
                 }
             }
         }
-        Ok(())
+        let mut texts = Vec::new();
+        for part in self.parts.iter_mut().filter(|part| part.find("_metadata").is_some()) {
+            texts
+                .push((part.path().to_path_buf(), Archive::text(part, "_metadata").ok().flatten()));
+        }
+        match texts.iter().find(|(_, text)| *text != texts[0].1) {
+            Some((path, _)) => Err(Error::input(
+                path,
+                "`_metadata` is not that of the other parts: the scale of the counts may differ; give \
+                 the files one by one",
+            )),
+            None => Ok(()),
+        }
     }
 
     fn gather<T: Clone>(

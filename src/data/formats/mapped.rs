@@ -33,17 +33,25 @@ pub struct Mapped {
     notes: Vec<String>,
     intensities: bool,
     instrument: Instrument,
+    positions_of_frames: bool,
 }
 
 impl Mapped {
     /// Nothing of these files yet.
     pub fn new(files: Vec<Hdf5>, intensities: bool) -> Mapped {
         let instrument = Instrument::default();
-        Mapped { files, members: vec![], held: vec![], notes: vec![], intensities, instrument }
+        let positions_of_frames = true;
+        let (members, held, notes) = (vec![], vec![], vec![]);
+        Mapped { files, members, held, notes, intensities, instrument, positions_of_frames }
     }
 
     pub fn file(&self, index: usize) -> &Hdf5 {
         &self.files[index]
+    }
+
+    /// For a format whose positions are in pixels of an object of its own.
+    pub fn set_own_pixels(&mut self) {
+        self.positions_of_frames = false;
     }
 
     pub fn set_instrument(&mut self, instrument: Instrument) {
@@ -243,6 +251,10 @@ impl Archive for Mapped {
             // What cannot be read is said when it is read.
             files.extend(at.iter().flat_map(|at| self.files[*file].files(at).unwrap_or_default()));
         }
+        // Positions and masks were read when the file was opened.
+        for at in self.members.iter().filter_map(|member| member.at.as_deref()) {
+            files.extend(self.files.iter().flat_map(|file| file.files(at).unwrap_or_default()));
+        }
         files.sort();
         files.dedup();
         files
@@ -250,6 +262,14 @@ impl Archive for Mapped {
 
     fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    fn positions_of_frames(&self) -> bool {
+        self.positions_of_frames
+    }
+
+    fn frames_first(&self) -> bool {
+        true
     }
 
     fn intensities(&self) -> bool {

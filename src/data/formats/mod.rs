@@ -53,9 +53,11 @@ pub fn open(path: &Path, reading: &Reading) -> Result<Box<dyn Archive>> {
     Ok(match format {
         Format::Npz => Box::new(Npz::open(path)?),
         Format::Folder => Box::new(folder::open(path)?),
-        Format::Ptychodus => Box::new(product::open(hdf5()?)?),
+        Format::Ptychodus => Box::new(product::open(hdf5()?, given)?),
         Format::FoldSlice => Box::new(fold_slice::open(hdf5()?, given)?),
-        Format::Cxi | Format::Nexus => Box::new(cxi::open(hdf5()?, given)?),
+        Format::Cxi | Format::Nexus => {
+            Box::new(cxi::open(hdf5()?, given, reading.positions.is_some())?)
+        }
         Format::Ptyd => Box::new(ptyd::open(hdf5()?, given)?),
     })
 }
@@ -91,11 +93,12 @@ fn detect(path: &Path) -> Result<Format> {
     Err(Error::input(path, problem))
 }
 
-/// Whether the file begins as HDF5 files do; one that cannot be opened is left to its reader.
+/// Whether the file begins as HDF5 files do, perhaps behind a block for the user, as those of Matlab have
+/// it; one that cannot be opened is left to its reader.
 fn is_hdf5(path: &Path) -> bool {
-    let mut head = [0; 8];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
-    read.is_ok() && head == HDF5
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(2056).read_to_end(&mut head));
+    read.is_ok() && [0, 512, 1024, 2048].iter().any(|&at| head.get(at..at + 8) == Some(&HDF5))
 }
 
 /// The file beside `path` whose name has `to` in place of `from` at the end of its stem.

@@ -11,17 +11,21 @@ use num_complex::Complex32;
 
 use super::beside;
 use super::mapped::Mapped;
-use crate::Result;
 use crate::data::archive::Archive;
 use crate::data::hdf5::Hdf5;
 use crate::data::instrument::Instrument;
 use crate::data::scan::Position;
 use crate::data::writers::product::{KEPT, PLACEHOLDER};
+use crate::{Error, Result};
 
 const X: &str = "probe_position_x_m";
 const Y: &str = "probe_position_y_m";
 
-pub(super) fn open(file: Hdf5) -> Result<Mapped> {
+pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
+    if given.object_pixel_m.is_some() {
+        let problem = "says itself how large a pixel of its object is: leave out --object-pixel";
+        return Err(Error::input(file.path(), problem));
+    }
     // Of a pair either file may be named.
     let file = match file.has(X) {
         true => file,
@@ -53,6 +57,7 @@ pub(super) fn open(file: Hdf5) -> Result<Mapped> {
     files.extend(patterns);
     let holder = files.len() - 1;
     let mut scan = Mapped::new(files, !amplitudes);
+    scan.set_own_pixels();
     let frames = scan.count(holder, &[at.to_owned()])?;
     let side = scan.file(holder).member("diffraction", at)?.shape.last().copied().unwrap_or(0);
     let (positions, pick) = positions(&mut scan, frames, side)?;

@@ -56,7 +56,9 @@ pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
         Some(mask) => scan.real("mask", "/chunks", mask.into_dyn()),
         None => scan.note("there is no mask (`weights`, `weight2d`)"),
     }
-    scan.kept(0, writers::ptyd::KEPT, &KEPT)?;
+    if scan.file(0).has("provenance") {
+        scan.kept(0, writers::ptyd::KEPT, &KEPT)?;
+    }
     Ok(scan)
 }
 

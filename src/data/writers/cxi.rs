@@ -27,7 +27,7 @@ pub(in crate::data) const KEPT: &str = "entry_1/raw_data";
 
 pub(super) fn write(path: &Path, scan: &Scan, provenance: &Value) -> Result<Vec<String>> {
     let (energy, distance, [dy, dx]) = optics(path, &scan.instrument)?;
-    let object_pixel = pixel(path, scan)?;
+    pixel(path, scan)?;
     let mut notes = Vec::new();
     let mut file = Hdf5Writer::create(path)?;
     classes(&mut file, scan.object.is_some())?;
@@ -56,8 +56,7 @@ pub(super) fn write(path: &Path, scan: &Scan, provenance: &Value) -> Result<Vec<
         let bits: Vec<u32> = mask.iter().map(|&w| if w > 0.0 { 0 } else { BAD }).collect();
         file.array(&format!("{DETECTOR}/mask"), mask.shape(), &bits)?;
     }
-    let places: Vec<f64> =
-        metres(scan, object_pixel).iter().flat_map(|[y, x]| [*x, *y, 0.0]).collect();
+    let places: Vec<f64> = metres(scan).iter().flat_map(|[y, x]| [*x, *y, 0.0]).collect();
     unit(file.array(TRANSLATION, &[scan.len(), 3], &places)?, "m")?;
     file.link("entry_1/data_1/data", &format!("{DETECTOR}/data"))?;
     file.link("entry_1/data_1/translation", TRANSLATION)?;
@@ -66,8 +65,8 @@ pub(super) fn write(path: &Path, scan: &Scan, provenance: &Value) -> Result<Vec<
         file.complex("entry_1/image_1/data", object.shape(), object)?;
     }
     let standard: &[&str] = match binary {
-        true => &["probeGuess", "mask"],
-        false => &["probeGuess"],
+        true => &["probeGuess", "objectGuess", "mask"],
+        false => &["probeGuess", "objectGuess"],
     };
     keep(&mut file, KEPT, scan, standard, &mut notes)?;
     file.finish()?;

@@ -105,10 +105,10 @@ fn optics(path: &Path, instrument: &Instrument) -> Result<(f64, f64, [f64; 2])> 
     })
 }
 
-/// Where positions are, metres, the rows before the columns.
-fn metres(scan: &Scan, [height, width]: [f64; 2]) -> Vec<[f64; 2]> {
-    let [y, x] = scan.instrument.origin_m.unwrap_or_default();
-    scan.positions.iter().map(|p| [y + p.y * height, x + p.x * width]).collect()
+/// Where positions are, (y, x) in metres, for a scan that knows its pixels.
+fn metres(scan: &Scan) -> Vec<[f64; 2]> {
+    let place = |p: &Position| scan.instrument.metres(scan.side(), *p);
+    scan.positions.iter().filter_map(place).collect()
 }
 
 /// Intensities [M, N, N]: counts where there are some, else the squares of the amplitudes, whose roots

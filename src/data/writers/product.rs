@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{intensities, keep, metres, pixel};
 use crate::Result;
+use crate::data::geometry::bounds;
 use crate::data::hdf5::Hdf5Writer;
 use crate::data::instrument::Instrument;
 use crate::data::scan::Scan;
@@ -32,6 +33,8 @@ pub(crate) struct Content<'a> {
     /// (y, x) of a pixel, metres.
     pub pixel: [f64; 2],
     pub instrument: Instrument,
+    /// Photons are (κ a)².
+    pub kappa: f64,
     pub name: &'a str,
     pub comments: &'a str,
 }
@@ -56,28 +59,30 @@ pub(super) fn header(
     notes: &mut Vec<String>,
 ) -> Result<()> {
     let side = scan.side();
+    let mut origin_yx = [0.0; 2];
     let ones;
     let object = match &scan.object {
         Some(object) => object.view(),
         None => {
-            let most = |f: fn(&crate::data::Position) -> f64| {
-                scan.positions.iter().map(f).fold(0.0, f64::max).ceil() as usize + side / 2
-            };
-            ones = Array2::from_elem((most(|p| p.y), most(|p| p.x)), Complex32::ONE);
+            let (low, high) = bounds(&scan.positions);
+            let span = |low: f64, high: f64| (high.ceil() - low.floor()) as usize + side;
+            ones = Array2::from_elem((span(low.y, high.y), span(low.x, high.x)), Complex32::ONE);
+            origin_yx = [low.y, low.x].map(|low| low.floor() - (side / 2) as f64);
             notes.push("the scan has no object: ones stand in for it".to_owned());
             ones.view()
         }
     };
-    let (positions, indices) = (metres(scan, pixel), (0..scan.len()).collect::<Vec<usize>>());
+    let (positions, indices) = (metres(scan), (0..scan.len()).collect::<Vec<usize>>());
     let name = scan.source.path.file_stem().map(|name| name.to_string_lossy().into_owned());
     let content = Content {
         object,
-        origin_yx: [0.0; 2],
+        origin_yx,
         probe: scan.probe.view(),
         positions: &positions,
         indices: &indices,
         pixel,
         instrument: scan.instrument,
+        kappa: scan.dose.kappa,
         name: name.as_deref().unwrap_or("scan"),
         comments: "",
     };
@@ -97,7 +102,7 @@ impl Content<'_> {
         file.file_number("mass_attenuation_m2_kg", 0.0)?;
         file.file_number("tomography_angle_deg", 0.0)?;
         let photons: f64 = self.probe.iter().map(|z| f64::from(z.norm_sqr())).sum();
-        file.file_number("probe_photon_count", photons)?;
+        file.file_number("probe_photon_count", self.kappa.powi(2) * photons)?;
         let [y, x] = instrument.origin_m.unwrap_or_default();
         let (rows, columns) = self.object.dim();
         let centre = |origin: f64, first: f64, count: usize, pixel: f64| {

@@ -14,7 +14,7 @@ pub(in crate::data) const KEPT: &str = "raw_data";
 
 pub(super) fn write(path: &Path, scan: &Scan, provenance: &Value) -> Result<Vec<String>> {
     let (energy, distance, [dy, dx]) = optics(path, &scan.instrument)?;
-    let object_pixel = pixel(path, scan)?;
+    pixel(path, scan)?;
     let (mut notes, side) = (Vec::new(), scan.side());
     let mut file = Hdf5Writer::create(path)?;
     file.text("meta/version", "0.1")?;
@@ -32,7 +32,7 @@ pub(super) fn write(path: &Path, scan: &Scan, provenance: &Value) -> Result<Vec<
     intensities(&mut file, "chunks/0/data", scan, &mut notes)?;
     let indices: Vec<i64> = (0..scan.len() as i64).collect();
     file.array("chunks/0/indices", &[scan.len()], &indices)?;
-    let places: Vec<f64> = metres(scan, object_pixel).concat();
+    let places: Vec<f64> = metres(scan).concat();
     file.array("chunks/0/positions", &[scan.len(), 2], &places)?;
     if let Some(mask) = &scan.mask {
         let weights: Vec<f32> = mask.iter().copied().collect();
