@@ -5,15 +5,17 @@ use std::fs;
 use std::path::Path;
 
 use ndarray::{Array2, Array3};
+use num_complex::Complex32;
 use ptycho_gpu::backend::Description;
 use ptycho_gpu::cli::{Cli, Command};
 use ptycho_gpu::config::{self, DatasetFacts};
 use ptycho_gpu::data::Instrument;
 use ptycho_gpu::data::scan::{Dose, DoseOrigin, Scan, Source};
-use ptycho_gpu::report::colormap::UNCOVERED;
+use ptycho_gpu::report::colormap::{UNCOVERED, hue_wheel};
 use ptycho_gpu::report::{
-    Colormap, Curve, History, Layout, Picture, Range, RunRecord, Series, atomic_write, draw_curve,
-    draw_image, history, write_curve, write_image,
+    Colormap, ComplexPicture, Curve, History, Layout, Picture, Places, Range, RunRecord, Series,
+    atomic_write, draw_complex, draw_curve, draw_image, draw_positions, history, write_curve,
+    write_image,
 };
 
 type Rgb = [u8; 3];
@@ -61,6 +63,7 @@ fn distance(a: Rgb, b: Rgb) -> i32 {
 }
 
 fn phase(range: Range) -> Picture<'static> {
+<<<<<<< HEAD
     Picture {
         title: "phase",
         colormap: Colormap::Cyclic,
@@ -70,6 +73,9 @@ fn phase(range: Range) -> Picture<'static> {
         trusted: None,
         pixel_m: None,
     }
+=======
+    Picture { title: "phase", colormap: Colormap::Cyclic, range, unit: "rad", ..Picture::default() }
+>>>>>>> report
 }
 
 #[test]
@@ -162,6 +168,97 @@ fn neither_map_comes_near_the_gray_of_uncovered_pixels() {
         assert!(distance(Colormap::Sequential.at(t), UNCOVERED) > 20);
         assert!(distance(Colormap::Cyclic.at(t), UNCOVERED) > 20);
     }
+}
+
+#[test]
+fn the_hue_says_the_phase_and_the_lightness_the_modulus() {
+    let turn = 2.0 * std::f64::consts::PI;
+    for step in 0..360 {
+        let (a, b) = (f64::from(step) / 360.0 * turn, f64::from(step + 1) / 360.0 * turn);
+        assert!(distance(hue_wheel(a, 1.0), hue_wheel(b, 1.0)) <= 10, "a seam at {a}");
+        assert_eq!(hue_wheel(a, 1.0), hue_wheel(a - turn, 1.0));
+        assert_eq!(hue_wheel(a, 0.0), [0, 0, 0]);
+        let light: Vec<f64> =
+            (0..=10).map(|v| luminance(hue_wheel(a, 0.1 * f64::from(v)))).collect();
+        assert!(light.windows(2).all(|pair| pair[1] >= pair[0]) && light[10] > 10.0 * light[4]);
+    }
+    // No phase looks like absorption.
+    let light: Vec<f64> =
+        (0..90).map(|i| luminance(hue_wheel(f64::from(i) / 90.0 * turn, 1.0))).collect();
+    let (least, most) = light.iter().fold((1.0f64, 0.0f64), |(l, m), &x| (l.min(x), m.max(x)));
+    assert!(most / least < 1.4, "{least} to {most}");
+    let quarter = |i: i32| hue_wheel(f64::from(i) * turn / 4.0, 1.0);
+    assert!((0..4).all(|i| (0..i).all(|j| distance(quarter(i), quarter(j)) > 40)));
+}
+
+#[test]
+fn complex_numbers_are_drawn_where_they_are_known() {
+    let mut values =
+        Array2::from_shape_fn((40, 50), |(r, c)| Complex32::from_polar(1.0, (r + c) as f32 * 0.1));
+    values[[3, 4]] = Complex32::new(f32::NAN, 0.0);
+    let mut mask = Array2::from_elem((40, 50), true);
+    mask[[5, 6]] = false;
+    let picture =
+        ComplexPicture { mask: Some(&mask), brightest: Some(2.0), ..ComplexPicture::default() };
+    let drawn = draw_complex(&values, &picture);
+    let layout = Layout::of(values.dim());
+    let at = |row, column| {
+        let (x, y) = layout.pixel(row, column);
+        drawn.get(x, y)
+    };
+    assert_eq!((at(3, 4), at(5, 6)), (UNCOVERED, UNCOVERED));
+    assert!(distance(at(10, 10), hue_wheel(2.0, 0.5)) <= 2);
+}
+
+#[test]
+fn a_scale_bar_is_white_on_dark_over_any_picture_and_as_long_as_it_says() {
+    for value in [0.0f32, 1.0] {
+        let mut values = Array2::from_elem((100, 100), value);
+        values[[0, 0]] = 1.0 - value;
+        let range = Range::Fixed(0.0, 1.0);
+        let base = Picture { colormap: Colormap::Gray, range, ..Picture::default() };
+        let picture = Picture { pixel_m: Some([1e-8, 1e-7]), ..base };
+        let (with, without) = (draw_image(&values, &picture), draw_image(&values, &base));
+        let layout = Layout::of(values.dim());
+        // 100 columns of 100 nm are 10 µm: the bar is 2 µm, 20 columns.
+        let wanted = 20 * layout.zoom;
+        let (left, top) = layout.origin;
+        let row = |y: usize| (left..left + layout.image.0).map(move |x| (x, y));
+        let new = |(x, y): &(usize, usize)| with.get(*x, *y) != without.get(*x, *y);
+        if value == 0.0 {
+            let white = |y| row(y).filter(|p| new(p) && with.get(p.0, p.1) == [255; 3]).count();
+            assert_eq!((top..top + layout.image.1).map(white).max(), Some(wanted));
+        }
+        let darkest = (top..top + layout.image.1).flat_map(row).filter(new);
+        let darkest = darkest.map(|(x, y)| luminance(with.get(x, y))).fold(1.0, f64::min);
+        assert!(darkest < 0.15, "white on {darkest} cannot be read");
+    }
+}
+
+#[test]
+fn positions_are_dots_where_the_patterns_are() {
+    let values = Array2::from_shape_fn((64, 64), |(r, c)| (r * c) as f32);
+    let (used, commanded) = ([(10.0, 20.0), (40.0, 30.0)], [(14.0, 20.0), (40.0, 30.0)]);
+    let picture = Picture::default();
+    let layout = Layout::of(values.dim());
+    let middle = |x: usize, y: usize| {
+        let (left, top) = layout.pixel(y, x);
+        (left + layout.zoom / 2, top + layout.zoom / 2)
+    };
+    let at = |places: &Places, x, y| {
+        let (x, y) = middle(x, y);
+        draw_positions(&values, places, &picture).get(x, y)
+    };
+    let gray = |[r, g, b]: Rgb| r == g && g == b;
+    let moved = Places { used: &used, commanded: &commanded };
+    assert!(moved.moved() && !Places { used: &used, commanded: &used }.moved());
+    assert!(!gray(at(&moved, 10, 20)) && !gray(at(&moved, 40, 30)));
+    assert!(!gray(at(&moved, 13, 20)), "a line to where it was commanded to be");
+    let still = Places { used: &used, commanded: &[] };
+    assert!(gray(at(&still, 13, 20)) && gray(at(&still, 25, 50)));
+    // One that is outside of the array draws nothing.
+    let outside = Places { used: &[(-30.0, 500.0)], commanded: &[] };
+    assert!(gray(at(&outside, 0, 63)));
 }
 
 #[test]

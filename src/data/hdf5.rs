@@ -401,16 +401,24 @@ impl Hdf5 {
 /// long as they are many, whatever there is.
 fn fits(selection: &Selection, shape: &[usize]) -> bool {
     let most = shape.iter().try_fold(1u64, |n, &side| n.checked_mul(side as u64));
-    let Selection::Hyperslab { form: Hyperslab::Regular(slab), .. } = selection else {
-        return true;
+    let Selection::Hyperslab { form, .. } = selection else { return true };
+    let product =
+        |sides: Vec<Option<u64>>| sides.into_iter().try_fold(1u64, |n, side| n.checked_mul(side?));
+    let named = match form {
+        Hyperslab::Regular(slab) => {
+            // One axis may go on without end: it is cut off at the end of the array.
+            let along =
+                |(&count, &block): (&u64, &u64)| match count == u64::MAX || block == u64::MAX {
+                    true => Some(1),
+                    false => count.checked_mul(block),
+                };
+            product(slab.count.iter().zip(&slab.block).map(along).collect())
+        }
+        Hyperslab::Blocks(blocks) => blocks.iter().try_fold(0u64, |sum, block| {
+            let side = |(&start, &end): (&u64, &u64)| end.checked_sub(start)?.checked_add(1);
+            sum.checked_add(product(block.start.iter().zip(&block.end).map(side).collect())?)
+        }),
     };
-    // One axis may go on without end: it is cut off at the end of the array.
-    let along = |(&count, &block): (&u64, &u64)| match count == u64::MAX || block == u64::MAX {
-        true => Some(1),
-        false => count.checked_mul(block),
-    };
-    let mut axes = slab.count.iter().zip(&slab.block).map(along);
-    let named = axes.try_fold(1u64, |n, axis| n.checked_mul(axis?));
     named.zip(most).is_some_and(|(named, most)| named <= most)
 }
 
