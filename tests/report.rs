@@ -63,19 +63,7 @@ fn distance(a: Rgb, b: Rgb) -> i32 {
 }
 
 fn phase(range: Range) -> Picture<'static> {
-<<<<<<< HEAD
-    Picture {
-        title: "phase",
-        colormap: Colormap::Cyclic,
-        range,
-        unit: "rad",
-        mask: None,
-        trusted: None,
-        pixel_m: None,
-    }
-=======
     Picture { title: "phase", colormap: Colormap::Cyclic, range, unit: "rad", ..Picture::default() }
->>>>>>> report
 }
 
 #[test]

@@ -354,6 +354,12 @@ impl Hdf5 {
             let problem = format!("and its source `{path}` in `{file}` have different types");
             return Err(self.problem(at, &problem));
         }
+        let claimed = self.claimed(at, &source.data.shape(), source.data.element_size())?;
+        if claimed > source.limit() {
+            let problem =
+                format!("has the source `{path}` in `{file}`, which claims {claimed} bytes");
+            return Err(self.problem(at, &problem));
+        }
         Ok(source)
     }
 
