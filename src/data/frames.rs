@@ -149,7 +149,7 @@ impl Preparation {
             )));
         }
         let bin = reading.bin.unwrap_or(1);
-        if bin == 0 || side % bin != 0 || (side / bin) % 2 == 1 {
+        if bin == 0 || !side.is_multiple_of(bin) || !(side / bin).is_multiple_of(2) {
             return Err(Error::Config(format!(
                 "--bin is {bin}, expected a number that divides {side} into an even number of pixels"
             )));
