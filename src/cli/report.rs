@@ -34,11 +34,29 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     report::log::init(args.quiet);
     let before = args.compare.as_deref().map(|other| before(&args.run, other)).transpose()?;
+    if let Some(other) = &args.compare {
+        warn_of_other_scans(&args.run, other);
+    }
     let page = html::page(&args.run, before)?;
     let output = args.output.unwrap_or_else(|| args.run.join(FILE));
     atomic_write(&output, page.as_bytes())?;
     log::info!("{} ({:.1} MB)", output.display(), page.len() as f64 * 1e-6);
     Ok(())
+}
+
+/// Whether the records of two folders name other scans: then what is compared are two samples.
+fn warn_of_other_scans(folder: &Path, other: &Path) {
+    let scans = |folder: &Path| {
+        let record = std::fs::read(folder.join("run.json")).ok()?;
+        let record: serde_json::Value = serde_json::from_slice(&record).ok()?;
+        let inputs = record["inputs"].as_array()?;
+        Some(inputs.iter().map(|input| input["sha256"].clone()).collect::<Vec<_>>())
+    };
+    if let (Some(here), Some(there)) = (scans(folder), scans(other))
+        && here != there
+    {
+        log::warn!("{} and {} are of different scans", folder.display(), other.display());
+    }
 }
 
 /// The object of `other` on the canvas and in the gauge of the one in `folder`.

@@ -208,19 +208,7 @@ impl Hdf5 {
         let Some(decode) = decoder(member.kind, member.size) else {
             return Err(self.problem(at, &format!("has type {}, expected numbers", member.dtype)));
         };
-        let claimed = self.claimed(at, &member.shape, member.size)?;
-        let limit = data.limit();
-        // Whole chunks are unpacked, however little of them the array has.
-        let chunk = data.data.chunk_dims().unwrap_or_default();
-        if self.claimed(at, &chunk, member.size)? > limit {
-            return Err(self.problem(at, &format!("has chunks of {chunk:?}: it is damaged")));
-        }
-        if claimed > limit {
-            return Err(self.problem(
-                at,
-                &format!("claims {claimed} bytes, more than {limit} that its files can hold: it is damaged"),
-            ));
-        }
+        let claimed = self.bounded(at, data)?;
         let mut bytes = data.data.read_raw_bytes().map_err(|error| self.refuse(at, &error))?;
         if bytes.len() as u64 != claimed {
             return Err(
@@ -231,6 +219,24 @@ impl Hdf5 {
         convert_chunk(member, &mut bytes, decode, convert, &mut values);
         ArrayD::from_shape_vec(IxDyn(&member.shape), values)
             .map_err(|error| self.problem(at, &error.to_string()))
+    }
+
+    /// Bytes of an array that its files can hold, and so the chunks that are unpacked whole, however
+    /// little of them it has.
+    fn bounded(&self, at: &str, found: &Found) -> Result<u64> {
+        let (data, limit) = (&found.data, found.limit());
+        let chunk = data.chunk_dims().unwrap_or_default();
+        if self.claimed(at, &chunk, data.element_size())? > limit {
+            return Err(self.problem(at, &format!("has chunks of {chunk:?}: it is damaged")));
+        }
+        let claimed = self.claimed(at, &data.shape(), data.element_size())?;
+        if claimed > limit {
+            let problem = format!(
+                "claims {claimed} bytes, more than {limit} that its files can hold: it is damaged"
+            );
+            return Err(self.problem(at, &problem));
+        }
+        Ok(claimed)
     }
 
     /// Bytes of an array of this shape.
@@ -354,12 +360,7 @@ impl Hdf5 {
             let problem = format!("and its source `{path}` in `{file}` have different types");
             return Err(self.problem(at, &problem));
         }
-        let claimed = self.claimed(at, &source.data.shape(), source.data.element_size())?;
-        if claimed > source.limit() {
-            let problem =
-                format!("has the source `{path}` in `{file}`, which claims {claimed} bytes");
-            return Err(self.problem(at, &problem));
-        }
+        self.bounded(at, &source)?;
         Ok(source)
     }
 

@@ -1,7 +1,5 @@
 //! What the numbers of a scan are in metres: photon energy, distances and pixels.
 
-use std::fmt::Write;
-
 use serde::{Deserialize, Serialize};
 
 use super::scan::Position;
@@ -68,24 +66,16 @@ impl Instrument {
 
     /// What is known, for people.
     pub fn describe(&self, side: usize) -> String {
-        let mut text = Vec::new();
-        let mut add = |name: &str, value: String| {
-            let mut line = String::new();
-            let _ = write!(line, "{name} {value}");
-            text.push(line);
-        };
-        if let Some(energy) = self.energy_ev {
-            add("energy", format!("{energy:.6} eV"));
-        }
-        if let Some(distance) = self.distance_m {
-            add("distance", format!("{distance:.6} m"));
-        }
-        if let Some([height, width]) = self.detector_pixel_m {
-            add("detector pixel", format!("{height:.4e} × {width:.4e} m"));
-        }
-        if let Some([height, width]) = self.pixel_m(side) {
-            add("object pixel", format!("{height:.4e} × {width:.4e} m"));
-        }
+        // As many digits as anybody measures.
+        let plain = |value: f64| (value * 1e6).round() / 1e6;
+        let size = |[height, width]: [f64; 2]| format!("{height:.4e} × {width:.4e} m");
+        let known = [
+            self.energy_ev.map(|energy| format!("energy {} eV", plain(energy))),
+            self.distance_m.map(|distance| format!("distance {} m", plain(distance))),
+            self.detector_pixel_m.map(|pixel| format!("detector pixel {}", size(pixel))),
+            self.pixel_m(side).map(|pixel| format!("object pixel {}", size(pixel))),
+        ];
+        let text: Vec<String> = known.into_iter().flatten().collect();
         text.join(", ")
     }
 }
