@@ -13,12 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use ptycho_gpu::checkpoint::{Checkpoint, Tensor};
 use ptycho_gpu::data::reading::PositionUnit;
 use ptycho_gpu::data::{LoadOptions, Reading, survey};
+use ptycho_gpu::exchange::weights::Weights;
 use ptycho_gpu::random::{Purpose, Stream};
 
 /// A reader, the file of `fixtures/fuzz/NAME` that it is given, and whether its frames are cut.
-const READERS: [(&str, &str); 8] = [
+const READERS: [(&str, &str); 10] = [
     ("npz", "scan.npz"),
     ("product", "product.h5"),
     ("pair", "pair_para.hdf5"),
@@ -27,6 +29,8 @@ const READERS: [(&str, &str); 8] = [
     ("eiger", "scan_master.h5"),
     ("ptyd", "scan.ptyd"),
     ("fold-slice", "fold_para.hdf5"),
+    ("weights", "attention.ckpt"),
+    ("checkpoint", "network.safetensors"),
 ];
 
 /// Seconds that one case may take: sound files of this size take thousandths.
@@ -60,14 +64,52 @@ const MARKS: [&[u8]; 12] = [
 ];
 
 fn seeds(reader: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/fuzz").join(reader)
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    match reader {
+        "weights" => root.join("tests/exchange/fixtures"),
+        _ => root.join("fixtures/fuzz").join(reader),
+    }
 }
 
 /// Files of a reader by name.
 fn files(reader: &str) -> BTreeMap<String, Vec<u8>> {
+    // Written by the program itself.
+    if reader == "checkpoint" {
+        return BTreeMap::from([("network.safetensors".to_owned(), checkpoint())]);
+    }
     let entries = fs::read_dir(seeds(reader)).unwrap().map(|entry| entry.unwrap().path());
     let name = |path: &Path| path.file_name().unwrap().to_str().unwrap().to_owned();
-    entries.map(|path| (name(&path), fs::read(&path).unwrap())).collect()
+    let wanted =
+        |path: &PathBuf| reader != "weights" || path.extension().is_none_or(|e| e != "f32");
+    entries.filter(wanted).map(|path| (name(&path), fs::read(&path).unwrap())).collect()
+}
+
+/// A checkpoint of a few tensors.
+fn checkpoint() -> Vec<u8> {
+    let tensor = |shape: &[usize]| Tensor {
+        shape: shape.to_vec(),
+        data: (0..shape.iter().product()).map(|i| i as f32 * 0.5).collect(),
+    };
+    let tensors = [("a.weight", tensor(&[4, 3, 3, 3])), ("a.bias", tensor(&[4]))];
+    let tensors = tensors.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
+    let metadata = serde_json::json!({ "learned": { "input_scale": 1.5 } });
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("network.safetensors");
+    Checkpoint { tensors, metadata }.save(&path).unwrap();
+    fs::read(path).unwrap()
+}
+
+/// What reading weights comes to: every tensor, or the reason.
+fn weights(path: &Path) -> String {
+    let read = || {
+        let mut weights = Weights::open(path)?;
+        let names: Vec<String> = weights.shapes.keys().cloned().collect();
+        for name in &names {
+            weights.numbers(name)?;
+        }
+        Ok::<usize, ptycho_gpu::Error>(names.len())
+    };
+    read().map_or_else(|error| error.to_string(), |_| "read".to_owned())
 }
 
 /// Where to spoil: anywhere, near the beginning, or at a structure.
@@ -151,7 +193,8 @@ fn prepare(reader: &str, number: u64, folder: &Path) {
     let mut all = files(reader);
     let names: Vec<String> = all.keys().cloned().collect();
     let chosen = all.get_mut(&names[dice.below(names.len())]).unwrap();
-    let member = (reader == "npz" && dice.below(4) != 0).then(|| spoil_member(chosen, &mut dice));
+    let member = (["npz", "weights"].contains(&reader) && dice.below(4) != 0)
+        .then(|| spoil_member(chosen, &mut dice));
     match member.flatten() {
         Some(spoiled) => *chosen = spoiled,
         None => (0..1 + dice.below(4)).for_each(|_| spoil(chosen, &mut dice)),
@@ -178,6 +221,16 @@ fn options(reader: &str, folder: &Path) -> LoadOptions {
 /// What came of it, without the numbers in it.
 fn outcome(reader: &str, folder: &Path) -> String {
     let main = READERS.iter().find(|(name, _)| *name == reader).unwrap().1;
+    let path = folder.join(main);
+    if reader == "weights" || reader == "checkpoint" {
+        let said = match reader {
+            "weights" => files(reader).keys().map(|name| weights(&folder.join(name))).collect(),
+            _ => Checkpoint::load(&path)
+                .map_or_else(|error| error.to_string(), |_| "read".to_owned()),
+        };
+        let said = said.replace(folder.to_str().unwrap(), "");
+        return said.chars().filter(|c| !c.is_ascii_digit()).take(160).collect();
+    }
     let said = match survey(&folder.join(main), &options(reader, folder)) {
         Ok(survey) => {
             let problems = survey.problems.iter().map(|problem| problem.sentence());
@@ -233,6 +286,15 @@ fn run(reader: &str, number: u64, started: Instant) -> Result<String, String> {
 #[test]
 fn the_files_that_are_spoiled_are_sound_themselves() {
     for (reader, main) in READERS {
+        if reader == "weights" || reader == "checkpoint" {
+            let folder = tempfile::tempdir().unwrap();
+            files(reader).iter().for_each(|(name, bytes)| {
+                fs::write(folder.path().join(name), bytes).unwrap();
+            });
+            let said = outcome(reader, folder.path());
+            assert!(said.replace("read", "").is_empty(), "{reader}: {said}");
+            continue;
+        }
         let folder = seeds(reader);
         let found = survey(&folder.join(main), &options(reader, &folder)).unwrap();
         assert!(found.scan.is_some(), "{reader}: {:?}", found.problems);

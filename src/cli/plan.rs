@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::json;
+
 use super::stdout::print;
 use crate::Result;
 use crate::config::{
@@ -9,10 +11,11 @@ use crate::config::{
     OutputMode, RowModes,
 };
 use crate::data::check_network_side;
-use crate::graph::{Group, Role, Slot, Stage, Value};
+use crate::graph::{Group, Role, Slot, Stage, Step, Value};
 use crate::launch::{Arg, Launch};
 use crate::models::plans::{self, Sizes};
 use crate::plan::Plan;
+use crate::report::print_json;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -94,6 +97,9 @@ pub struct Args {
     /// List the kernel launches of the operations
     #[arg(long)]
     pub launches: bool,
+    /// Print one line of JSON instead of tables
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn side(text: &str) -> Result<usize, String> {
@@ -157,7 +163,74 @@ impl Args {
 /// Prints the tables.
 pub fn run(args: Args) -> Result<()> {
     args.model().validate()?;
-    print(describe(&args))
+    match args.json {
+        true => print_json(&figures(&args)),
+        false => print(describe(&args)),
+    }
+}
+
+/// What the tables say, as JSON.
+fn figures(args: &Args) -> serde_json::Value {
+    let plan = args.plan();
+    let parameters: Vec<_> = plan
+        .of_role(Role::Param)
+        .iter()
+        .map(|(_, slot)| json!({ "name": slot.name, "shape": slot.shape, "count": slot.len() }))
+        .collect();
+    let network = plan.of_role(Role::Param);
+    let network = network.iter().filter(|(_, slot)| slot.group == Group::Network);
+    let network: usize = network.map(|(_, slot)| slot.len()).sum();
+    let parts: Vec<_> = plan
+        .parts()
+        .iter()
+        .map(|part| {
+            json!({
+                "region": region(part.role),
+                "buffers": part.buffers,
+                "numbers": part.elements,
+                "bytes": part.bytes,
+            })
+        })
+        .collect();
+    let stages: Vec<_> = [Stage::Forward, Stage::Backward, Stage::Update]
+        .into_iter()
+        .map(|stage| {
+            let kernels: usize = plan.stage(stage).map(|step| step.op.launches().len()).sum();
+            let operations = plan.stage(stage).count();
+            json!({ "stage": name(stage), "operations": operations, "kernels": kernels })
+        })
+        .collect();
+    let mut all = json!({
+        "parameters": parameters,
+        "network_parameters": network,
+        "memory": parts,
+        "bytes": plan.bytes(),
+        "work_bytes_without_reuse": plan.work_without_reuse(),
+        "stages": stages,
+    });
+    if args.ops {
+        let write = |v: &Value| {
+            let (slot, bytes) = (&plan.slots[v.0], plan.range(*v).len() * size_of::<f32>());
+            json!({ "buffer": slot.name, "shape": slot.shape, "bytes": bytes })
+        };
+        let step = |step: &Step| {
+            let writes: Vec<_> = step.op.writes().iter().map(write).collect();
+            json!({ "stage": name(step.stage), "operation": step.op.name(), "writes": writes })
+        };
+        all["operations"] = plan.steps.iter().map(step).collect();
+    }
+    if args.launches {
+        let launches = plan.steps.iter().flat_map(|step| step.op.launches());
+        let launch = |Launch { kernel, grid, block, shared, args }: Launch| {
+            let kinds: String = args.iter().map(kind).collect();
+            json!({
+                "kernel": kernel, "grid": grid, "block": block, "shared": shared,
+                "arguments": kinds,
+            })
+        };
+        all["launches"] = launches.map(launch).collect();
+    }
+    all
 }
 
 /// All tables that `args` ask for.
