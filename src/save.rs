@@ -220,7 +220,7 @@ fn per_centimetre(pixel: f64) -> Rational {
     Rational { n: (density * d).round().min(f64::from(u32::MAX)) as u32, d: d as u32 }
 }
 
-/// JSON with every other character written as \uXXXX.
+/// JSON in ASCII: other characters are escaped as JSON escapes them.
 fn ascii(value: &Value) -> String {
     let mut text = String::new();
     for character in value.to_string().chars() {

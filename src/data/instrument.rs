@@ -28,6 +28,13 @@ pub struct Instrument {
     pub origin_m: Option<[f64; 2]>,
 }
 
+/// Positions of which the first lie half a frame from the edges.
+pub struct Cornered {
+    pub positions: Vec<Position>,
+    /// (y, x) of position (0, 0), m.
+    pub origin_m: [f64; 2],
+}
+
 impl Instrument {
     pub fn is_unknown(&self) -> bool {
         *self == Instrument::default()
@@ -62,6 +69,20 @@ impl Instrument {
     pub fn metres(&self, side: usize, position: Position) -> Option<[f64; 2]> {
         let ([height, width], [y, x]) = (self.pixel_m(side)?, self.origin_m.unwrap_or_default());
         Some([y + position.y * height, x + position.x * width])
+    }
+
+    /// Pixels of places (y, x) in metres, and the place of position (0, 0): the first patch of frames of
+    /// `side` pixels lies in the corner of an object that nobody has placed. `pixel` is (y, x).
+    pub fn from_corner(places: &[[f64; 2]], pixel: [f64; 2], side: usize) -> Cornered {
+        let half = (side / 2) as f64;
+        let shift = [0, 1].map(|k| {
+            half - places.iter().map(|place| place[k] / pixel[k]).fold(f64::INFINITY, f64::min)
+        });
+        let at = |place: &[f64; 2], k: usize| place[k] / pixel[k] + shift[k];
+        Cornered {
+            positions: places.iter().map(|p| Position { x: at(p, 1), y: at(p, 0) }).collect(),
+            origin_m: [0, 1].map(|k| -shift[k] * pixel[k]),
+        }
     }
 
     /// What is known, for people.

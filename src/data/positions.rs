@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::archive::Archive;
 use super::formats;
-use super::instrument::Instrument;
+use super::instrument::{Cornered, Instrument};
 use super::reading::{PositionUnit, Reading};
 use super::scan::Position;
 use crate::{Error, Result};
@@ -48,29 +48,21 @@ pub(super) fn read(
         let note = format!("{count} positions in pixels from {}", path.display());
         return Ok(Found { positions, origin_m: None, note });
     };
-    let half = (width / 2) as f64;
     let sound = |pixel: &[f64; 2]| pixel.iter().all(|side| side.is_finite() && *side > 0.0);
-    let [height, width] = instrument.pixel_m(width).filter(sound).ok_or_else(|| {
+    let [height, pixel] = instrument.pixel_m(width).filter(sound).ok_or_else(|| {
         Error::input(
             path,
             "positions in metres need the size of a pixel of the object: give --object-pixel, or \
              --energy, --distance and --detector-pixel",
         )
     })?;
-    let least = |k: usize| pairs.iter().map(|pair| pair[k]).fold(f64::INFINITY, f64::min);
-    let shift = [half - least(0) * metres / width, half - least(1) * metres / height];
-    let positions = pairs
-        .iter()
-        .map(|[x, y]| Position {
-            x: x * metres / width + shift[0],
-            y: y * metres / height + shift[1],
-        })
-        .collect();
+    let places: Vec<[f64; 2]> = pairs.iter().map(|[x, y]| [y * metres, x * metres]).collect();
+    let Cornered { positions, origin_m } = Instrument::from_corner(&places, [height, pixel], width);
     let note = format!(
-        "{count} positions from {}: 1 pixel of the object is {width:.4e} m",
+        "{count} positions from {}: 1 pixel of the object is {pixel:.4e} m",
         path.display()
     );
-    Ok(Found { positions, origin_m: Some([-shift[1] * height, -shift[0] * width]), note })
+    Ok(Found { positions, origin_m: Some(origin_m), note })
 }
 
 /// Positions of a scan: where both know their pixels, those of the other become those of this one.

@@ -12,8 +12,7 @@ use super::mapped::Mapped;
 use super::{ELECTRON_VOLT, KEPT};
 use crate::Result;
 use crate::data::hdf5::Hdf5;
-use crate::data::instrument::{HC, Instrument};
-use crate::data::scan::Position;
+use crate::data::instrument::{Cornered, HC, Instrument};
 use crate::data::writers;
 
 /// No photon carries so few joules, nor so many electron volts as this is in joules.
@@ -105,13 +104,13 @@ pub(super) fn open(file: Hdf5, given: Instrument, placed: bool) -> Result<Mapped
     };
     let mut instrument = stated(&file, given)?;
     let known = instrument.pixel_m(side);
-    let Some([height, width]) = known.filter(|pair| pair.iter().all(|p| p.is_finite() && *p > 0.0))
-    else {
+    let Some(pixel) = known.filter(|pair| pair.iter().all(|p| p.is_finite() && *p > 0.0)) else {
         let problem = format!("makes no object pixel with {}", instrument.describe(side));
         return Err(file.problem(at, &problem));
     };
-    let (positions, corner) = positions(&file, places, axes(&file)?, [width, height], side)?;
-    instrument.origin_m = Some(corner);
+    let metres = self::places(&file, places, axes(&file)?)?;
+    let Cornered { positions, origin_m } = Instrument::from_corner(&metres, pixel, side);
+    instrument.origin_m = Some(origin_m);
     let described = instrument.describe(side);
     let mut scan = Mapped::new(vec![file], true);
     scan.set_instrument(instrument);
@@ -318,28 +317,15 @@ fn axes(file: &Hdf5) -> Result<[[f64; 3]; 2]> {
     }
 }
 
-/// Pixels of the object, the first patch from the corner of its array, and the metres (y, x) of that
-/// corner. The probe moves against the
-/// sample, so that a translation t puts it at −t, of which `axes` take the parts.
-fn positions(
-    file: &Hdf5,
-    at: &str,
-    axes: [[f64; 3]; 2],
-    object: [f64; 2],
-    side: usize,
-) -> Result<(Vec<Position>, [f64; 2])> {
+/// (y, x) of every patch, metres. The probe moves against the sample, so that a translation t puts it at
+/// −t, of which `axes` (columns, rows) take the parts.
+fn places(file: &Hdf5, at: &str, axes: [[f64; 3]; 2]) -> Result<Vec<[f64; 2]>> {
     let (values, metres) = (file.f64(at)?, metres(file, at)?);
     let &[_, columns @ 2..=3] = values.shape() else {
         let problem = format!("has shape {:?}, expected (M,3)", values.shape());
         return Err(file.problem(at, &problem));
     };
     let flat: Vec<f64> = values.iter().map(|t| t * metres).collect();
-    let along = |t: &[f64], k: usize| {
-        -t.iter().zip(axes[k]).map(|(t, axis)| t * axis).sum::<f64>() / object[k]
-    };
-    let places: Vec<[f64; 2]> = flat.chunks(columns).map(|t| [along(t, 0), along(t, 1)]).collect();
-    let half = (side / 2) as f64;
-    let [x, y] = [0, 1].map(|k| half - places.iter().map(|p| p[k]).fold(f64::INFINITY, f64::min));
-    let shifted = places.iter().map(|p| Position { x: p[0] + x, y: p[1] + y }).collect();
-    Ok((shifted, [-y * object[1], -x * object[0]]))
+    let along = |t: &[f64], k: usize| -t.iter().zip(axes[k]).map(|(t, axis)| t * axis).sum::<f64>();
+    Ok(flat.chunks(columns).map(|t| [along(t, 1), along(t, 0)]).collect())
 }

@@ -10,8 +10,7 @@ use super::beside;
 use super::mapped::Mapped;
 use crate::Result;
 use crate::data::hdf5::Hdf5;
-use crate::data::instrument::{HC, Instrument};
-use crate::data::scan::Position;
+use crate::data::instrument::{Cornered, HC, Instrument};
 
 pub(super) const X: &str = "ppX";
 const Y: &str = "ppY";
@@ -55,21 +54,15 @@ pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
                        --object-pixel, or --energy, --distance and --detector-pixel";
         para.problem(X, problem)
     })?;
-    let axis = |at: &str, pixel: f64| -> Result<Vec<f64>> {
-        Ok(para.f64(at)?.iter().map(|metres| -metres / pixel).collect())
-    };
-    let (x, y) = (axis(X, width)?, axis(Y, height)?);
+    let (x, y) = (para.f64(X)?, para.f64(Y)?);
     if x.len() != y.len() {
         let problem = format!("has {} values, `/{X}` has {}", y.len(), x.len());
         return Err(para.problem(Y, &problem));
     }
-    let least = |all: &[f64]| all.iter().copied().fold(f64::INFINITY, f64::min);
-    let half = (side / 2) as f64;
-    let (left, top) = (half - least(&x), half - least(&y));
-    let positions: Vec<Position> =
-        x.iter().zip(&y).map(|(x, y)| Position { x: x + left, y: y + top }).collect();
+    let places: Vec<[f64; 2]> = x.iter().zip(&y).map(|(x, y)| [-y, -x]).collect();
+    let Cornered { positions, origin_m } = Instrument::from_corner(&places, [height, width], side);
     let mut scan = Mapped::new(vec![dp, para], true);
-    scan.set_instrument(Instrument { origin_m: Some([-top * height, -left * width]), ..given });
+    scan.set_instrument(Instrument { origin_m: Some(origin_m), ..given });
     scan.note(format!(
         "positions are −`/{X}` and −`/{Y}`: 1 pixel of the object is {width:.4e} m; see which \
          way round the frames lie with `inspect --orientation`"

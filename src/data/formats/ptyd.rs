@@ -9,8 +9,7 @@ use super::KEPT;
 use super::mapped::Mapped;
 use crate::Result;
 use crate::data::hdf5::Hdf5;
-use crate::data::instrument::Instrument;
-use crate::data::scan::Position;
+use crate::data::instrument::{Cornered, Instrument};
 use crate::data::writers;
 
 pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
@@ -44,8 +43,9 @@ pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
         ..given
     };
     let object = instrument.pixel_m(side).expect("energy, distance and pixel");
-    let (positions, corner) = positions(&file, &chunks, object, side)?;
-    instrument.origin_m = Some(corner);
+    let Cornered { positions, origin_m } =
+        Instrument::from_corner(&places(&file, &chunks)?, object, side);
+    instrument.origin_m = Some(origin_m);
     let mut scan = Mapped::new(vec![file], true);
     scan.set_instrument(instrument);
     scan.note(format!("positions are in metres: 1 pixel of the object is {:.4e} m", object[1]));
@@ -103,13 +103,8 @@ fn chunks(file: &Hdf5) -> Result<Vec<String>> {
     }
 }
 
-/// Positions in pixels, the first patch from the corner, and the metres (y, x) of that corner.
-fn positions(
-    file: &Hdf5,
-    chunks: &[String],
-    [height, width]: [f64; 2],
-    side: usize,
-) -> Result<(Vec<Position>, [f64; 2])> {
+/// (y, x) of every pattern, metres.
+fn places(file: &Hdf5, chunks: &[String]) -> Result<Vec<[f64; 2]>> {
     let mut found = Vec::new();
     for chunk in chunks {
         let at = format!("{chunk}/positions");
@@ -119,11 +114,7 @@ fn positions(
             return Err(file.problem(&at, &problem));
         }
         let flat: Vec<f64> = values.iter().copied().collect();
-        found.extend(flat.chunks(2).map(|yx| Position { x: yx[1] / width, y: yx[0] / height }));
+        found.extend(flat.chunks(2).map(|yx| [yx[0], yx[1]]));
     }
-    let least = |f: fn(&Position) -> f64| found.iter().map(f).fold(f64::INFINITY, f64::min);
-    let half = (side / 2) as f64;
-    let (x, y) = (half - least(|p| p.x), half - least(|p| p.y));
-    let shifted = found.iter().map(|p| Position { x: p.x + x, y: p.y + y }).collect();
-    Ok((shifted, [-y * height, -x * width]))
+    Ok(found)
 }
