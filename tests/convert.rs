@@ -1,6 +1,7 @@
 //! A scan goes from every format into every other and comes back with the same bits; other programs
 //! find in the files what they look for.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
@@ -8,6 +9,7 @@ use ndarray::{Array2, Array3};
 use num_complex::Complex32;
 use predicates::prelude::PredicateBooleanExt;
 use predicates::str::contains;
+use ptycho_gpu::data::hdf5::Hdf5;
 use ptycho_gpu::data::writers::{self, Target};
 use ptycho_gpu::data::{
     Dose, DoseOrigin, Instrument, LoadOptions, Position, Reading, Scan, Source, load, save_scan,
@@ -19,12 +21,14 @@ mod python;
 const N: usize = 16;
 const COUNT: usize = 7;
 
-const TARGETS: [(&str, Target); 5] = [
+const TARGETS: [(&str, Target); 7] = [
     ("scan.npz", Target::Npz),
     ("scan.h5", Target::Ptychodus),
     ("scan_para.hdf5", Target::Ptychovit),
     ("scan.cxi", Target::Cxi),
     ("scan.ptyd", Target::Ptyd),
+    ("fold_para.hdf5", Target::FoldSlice),
+    ("scan_parts", Target::Folder),
 ];
 
 /// A scan with all that there can be, positions that no power of two divides, and of counts, if so.
@@ -83,6 +87,25 @@ fn read(path: &Path) -> Scan {
 
 fn bytes(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
+}
+
+/// Names in a folder, sorted.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The bytes of all that a writer made.
+fn written(path: &Path, target: Target) -> Vec<u8> {
+    let files = writers::files(path, target).unwrap();
+    let inner = |path: PathBuf| match path.is_dir() {
+        true => names(&path).iter().map(|name| path.join(name)).collect(),
+        false => vec![path],
+    };
+    files.into_iter().flat_map(inner).flat_map(|path| bytes(&path)).collect()
 }
 
 #[test]
@@ -171,14 +194,65 @@ fn the_same_scan_gives_the_same_bytes() {
         for path in [&one, &two] {
             writers::write(path, target, &scan(true), &serde_json::json!({})).unwrap();
         }
-        assert!(bytes(&one) == bytes(&two), "{name}");
+        assert!(written(&one, target) == written(&two, target), "{name}");
     }
-    let left: Vec<_> = std::fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.contains(".part"))
-        .collect();
+    let mut left = names(folder.path());
+    left.retain(|name| name.starts_with('.'));
     assert!(left.is_empty(), "{left:?}");
+}
+
+fn part(patterns: usize) -> NonZeroUsize {
+    NonZeroUsize::new(patterns).unwrap()
+}
+
+#[test]
+fn parts_of_any_size_are_the_scan_and_scans_themselves() {
+    let holder = tempfile::tempdir().unwrap();
+    let folder = holder.path().join("parts");
+    for (want, size) in [true, false].into_iter().flat_map(|c| [1, 3, 7, 50].map(|n| (scan(c), n)))
+    {
+        writers::write_folder(&folder, &want, part(size)).unwrap();
+        assert_eq!(names(&folder).len(), COUNT.div_ceil(size));
+        same(&read(&folder), &want, &format!("{size} to a file"));
+    }
+    let want = scan(true);
+    writers::write_folder(&folder, &want, part(3)).unwrap();
+    assert_eq!(names(&folder), ["part_0000.npz", "part_0001.npz", "part_0002.npz"]);
+    let second = Scan { object: None, ..want.subset(&[3, 4, 5]) };
+    same(&read(&folder.join("part_0001.npz")), &second, "one part");
+}
+
+#[test]
+fn a_folder_with_other_things_in_it_stays_as_it_is() {
+    let holder = tempfile::tempdir().unwrap();
+    let folder = holder.path().join("parts");
+    let (whole, half) = (scan(true), scan(true).subset(&[0, 1, 2]));
+    writers::write_folder(&folder, &whole, part(1)).unwrap();
+    // Fewer parts than before: none of the old ones is left.
+    writers::write_folder(&folder, &half, part(1)).unwrap();
+    same(&read(&folder), &half, "replaced");
+    for other in ["notes.txt", "scan.npz", "part_x.npz", ".hidden"] {
+        std::fs::write(folder.join(other), "mine").unwrap();
+        let refused = writers::write_folder(&folder, &whole, part(1)).unwrap_err().to_string();
+        assert!(refused.contains(other) && refused.contains("would be gone"), "{refused}");
+        assert_eq!(bytes(&folder.join(other)), b"mine");
+        std::fs::remove_file(folder.join(other)).unwrap();
+    }
+    same(&read(&folder), &half, "kept");
+    let file = holder.path().join("file");
+    std::fs::write(&file, "mine").unwrap();
+    let refused = writers::write_folder(&file, &whole, part(1)).unwrap_err().to_string();
+    assert!(refused.contains("is a file"), "{refused}");
+    assert_eq!(names(holder.path()), ["file", "parts"]);
+}
+
+#[test]
+fn nothing_is_left_of_a_folder_that_cannot_be_written() {
+    let holder = tempfile::tempdir().unwrap();
+    let folder = holder.path().join("parts");
+    // A folder of that name cannot be made in one that is not there.
+    assert!(writers::write_folder(&folder.join("inner"), &scan(true), part(2)).is_err());
+    assert!(names(holder.path()).is_empty());
 }
 
 fn program() -> Command {
@@ -214,6 +288,81 @@ fn convert_says_what_other_programs_will_not_find() {
         .stderr(contains("--overwrite"));
     assert!(bytes(&target) == before);
     program().arg("convert").args([&source, &target]).arg("--overwrite").assert().success();
+}
+
+#[test]
+fn convert_writes_the_pair_of_fold_slice_where_it_is_asked_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = saved(folder.path(), &scan(true));
+    let target = folder.path().join("out.h5");
+    let convert = |more: &[&str]| {
+        let mut command = program();
+        command.arg("convert").args([&source, &target]).args(["--to", "fold-slice"]).args(more);
+        command.assert()
+    };
+    convert(&["--json"])
+        .success()
+        .stderr(contains("mask, object, probe").and(contains("no place for their height")))
+        .stdout(contains("out_para.h5").and(contains("out_dp.h5")));
+    let pair = ["out_para.h5", "out_dp.h5"].map(|name| folder.path().join(name));
+    // Either of the two is in the way.
+    for (kept, other) in [(&pair[0], &pair[1]), (&pair[1], &pair[0])] {
+        convert(&["--overwrite"]).success();
+        std::fs::remove_file(other).unwrap();
+        let before = bytes(kept);
+        convert(&[]).code(1).stderr(contains("--overwrite"));
+        assert!(bytes(kept) == before && !other.exists(), "{}", kept.display());
+    }
+    convert(&["--part-size", "3"]).code(1).stderr(contains("--to folder"));
+}
+
+#[test]
+fn the_pair_of_fold_slice_has_metres_the_pixel_and_the_wavelength() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("scan_para.hdf5");
+    let want = Scan { instrument: square(), ..scan(true) };
+    writers::write(&path, Target::FoldSlice, &want, &serde_json::json!({})).unwrap();
+    let file = Hdf5::open(&path).unwrap();
+    let pixel = want.instrument.pixel_m(N).unwrap()[1];
+    assert_eq!(file.number("dx").unwrap(), pixel);
+    assert_eq!(file.number("lambda").unwrap(), want.instrument.wavelength_m().unwrap());
+    for (name, axis) in [("ppX", 1), ("ppY", 0)] {
+        let got = file.f64(name).unwrap();
+        for (got, place) in got.iter().zip(&want.positions) {
+            assert_eq!(*got, -want.instrument.metres(N, *place).unwrap()[axis], "{name}");
+        }
+    }
+}
+
+/// An instrument whose pixels are as high as they are wide.
+fn square() -> Instrument {
+    Instrument { detector_pixel_m: Some([7.5e-5; 2]), ..scan(true).instrument }
+}
+
+#[test]
+fn convert_writes_a_folder_where_the_name_asks_for_one() {
+    let holder = tempfile::tempdir().unwrap();
+    let source = saved(holder.path(), &scan(true));
+    let target = format!("{}/", holder.path().join("parts").display());
+    let convert = |more: &[&str]| {
+        let mut command = program();
+        command.arg("convert").arg(&source).arg(&target).args(more);
+        command.assert()
+    };
+    convert(&["--part-size", "0"]).code(2);
+    convert(&["--part-size", "3"]).success();
+    assert_eq!(names(Path::new(&target)).len(), 3);
+    same(&read(Path::new(&target)), &scan(true), "folder");
+    convert(&[]).code(1).stderr(contains("--overwrite"));
+    assert_eq!(names(Path::new(&target)).len(), 3);
+    convert(&["--overwrite"]).success();
+    assert_eq!(names(Path::new(&target)), ["part_0000.npz"]);
+    // An empty folder is in nobody's way, and tells what is wanted without the stroke.
+    let empty = holder.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    program().arg("convert").args([&source, &empty]).assert().success();
+    same(&read(&empty), &scan(true), "empty folder");
+    assert_eq!(names(holder.path()), ["empty", "parts", "scan.npz"]);
 }
 
 #[test]

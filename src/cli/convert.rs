@@ -1,5 +1,6 @@
 //! `ptycho-gpu convert`: a scan from one format into another.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -14,13 +15,16 @@ pub struct Args {
     #[arg(value_name = "IN")]
     pub input: PathBuf,
     /// The file to write; its ending names the format: .npz, .h5 (ptychodus), _para.h5 (PtychoViT),
-    /// .cxi, .nxs, .ptyd
+    /// .cxi, .nxs, .ptyd, / (a folder of .npz)
     #[arg(value_name = "OUT")]
     pub output: PathBuf,
     /// Format to write [default: from the ending of OUT]
     #[arg(long, value_enum, ignore_case = true)]
     pub to: Option<Target>,
-    /// Write over a file that is there already
+    /// Patterns in each file of a folder [default: 1024]
+    #[arg(long, value_name = "PATTERNS")]
+    pub part_size: Option<NonZeroUsize>,
+    /// Write over a file, or a folder of .npz, that is there already
     #[arg(long)]
     pub overwrite: bool,
     /// End with one line of JSON on stdout
@@ -37,14 +41,21 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     report::log::init(args.quiet);
     let target = args.to.map_or_else(|| Target::of(&args.output), Ok)?;
+    if target != Target::Folder && args.part_size.is_some() {
+        let problem = "--part-size is for a folder of .npz: leave it out, or say --to folder";
+        return Err(Error::Config(problem.into()));
+    }
     let files = writers::files(&args.output, target)?;
-    if let Some(there) = files.iter().find(|path| !args.overwrite && path.exists()) {
+    if let Some(there) = writers::taken(&args.output, target)?.filter(|_| !args.overwrite) {
         let problem = "is there already: give another name, or --overwrite";
         return Err(Error::input(there, problem));
     }
     let options = LoadOptions { without_probe: true, ..args.load };
     let scan = load(&args.input, &options)?;
-    let notes = writers::write(&args.output, target, &scan, &provenance(&scan))?;
+    let notes = match args.part_size {
+        Some(part) => writers::write_folder(&args.output, &scan, part).map(|()| Vec::new())?,
+        None => writers::write(&args.output, target, &scan, &provenance(&scan))?,
+    };
     notes.iter().for_each(|note| log::info!("{}: {note}", args.output.display()));
     let names: Vec<String> = files.iter().map(|path| path.display().to_string()).collect();
     let (names, side) = (names.join(", "), scan.side());

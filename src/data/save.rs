@@ -1,8 +1,9 @@
 //! Writing scans in the canonical form: one name per array, frames first, pixels as units.
 
+use std::ops::Range;
 use std::path::Path;
 
-use ndarray::{Array1, Array3, ArrayView2, ArrayView3, Axis};
+use ndarray::{Array1, Array3, ArrayView2, ArrayView3, Axis, Slice};
 use num_complex::Complex32;
 use serde_json::{Value, json};
 
@@ -57,6 +58,25 @@ impl<'a> ScanFile<'a> {
             metadata: Some(metadata).filter(|metadata| *metadata != json!({})),
         }
     }
+
+    /// The patterns of `range` with all that belongs to them; what they share stays. Panics on a range
+    /// outside the scan.
+    pub fn part(&self, range: Range<usize>) -> ScanFile<'_> {
+        fn cut<'a, T>(all: &'a ArrayView3<T>, range: &Range<usize>) -> ArrayView3<'a, T> {
+            all.slice_axis(Axis(0), Slice::from(range.clone()))
+        }
+        ScanFile {
+            patterns: match &self.patterns {
+                Patterns::Amplitude(all) => Patterns::Amplitude(cut(all, &range)),
+                Patterns::Counts16(all) => Patterns::Counts16(cut(all, &range)),
+                Patterns::Counts32(all) => Patterns::Counts32(cut(all, &range)),
+            },
+            labels: self.labels.as_ref().map(|all| cut(all, &range)),
+            nominal: self.nominal.map(|all| &all[range.clone()]),
+            positions: &self.positions[range],
+            ..self.clone()
+        }
+    }
 }
 
 /// Counts above this are not recovered exactly from the square root in f32.
@@ -100,12 +120,15 @@ impl CountedPatterns {
 /// dose.
 pub fn save_scan(path: impl AsRef<Path>, scan: &Scan) -> Result<()> {
     let file = ScanFile::new(scan);
-    let counts =
-        (scan.dose.origin == DoseOrigin::Counts).then(|| CountedPatterns::of(scan)).flatten();
-    match &counts {
+    match &counts_to_keep(scan) {
         Some(counts) => write_scan(path, &ScanFile { patterns: counts.view(), ..file }),
         None => write_scan(path, &file),
     }
+}
+
+/// The counts of a scan that came as counts.
+pub(super) fn counts_to_keep(scan: &Scan) -> Option<CountedPatterns> {
+    (scan.dose.origin == DoseOrigin::Counts).then(|| CountedPatterns::of(scan)).flatten()
 }
 
 /// Writes a scan file, atomically; the same scan gives the same bytes.

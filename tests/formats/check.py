@@ -1,7 +1,7 @@
 """Looks at files of ours as other programs do: check.py FOLDER.
 
 FOLDER has scan.npz in our own layout and the same scan as scan.h5, scan_para.hdf5 with scan_dp.hdf5,
-scan.cxi and scan.ptyd.
+scan.cxi, scan.ptyd, fold_para.hdf5 with fold_dp.hdf5, and the folder scan_parts.
 """
 
 import json
@@ -102,3 +102,21 @@ with h5py.File(folder / "scan.ptyd") as file:
     assert (chunk["data"][()] == counts).all()
     near(chunk["positions"], np.stack(metres[::-1], axis=1), "positions")
     assert (file["meta/weight2d"][()] == mask).all()
+
+with h5py.File(folder / "fold_para.hdf5") as file:
+    # The rule of fold_slice: positions_real = [-ppY, -ppX], rows first.
+    real = np.stack([-file["ppY"][()], -file["ppX"][()]], axis=1)
+    near(real, np.stack(metres[::-1], axis=1), "positions")
+    near(file["dx"][()], pixel_x, "pixel")
+    near(file["lambda"][()], HC / energy, "wavelength")
+    assert json.loads(file["provenance"].asstr()[0]) == {"a": 1}
+with h5py.File(folder / "fold_dp.hdf5") as file:
+    assert list(file) == ["dp"] and file["dp"].dtype.kind == "u"
+    assert (file["dp"][()] == counts).all()
+
+parts = [np.load(path) for path in sorted((folder / "scan_parts").iterdir())]
+for name in ("diffraction", "xcoords", "ycoords", "xcoords_start", "Y"):
+    assert (np.concatenate([part[name] for part in parts]) == scan[name]).all(), name
+for part in parts:
+    assert (part["probeGuess"] == probe).all() and (part["mask"] == mask).all()
+assert (parts[0]["objectGuess"] == truth).all()

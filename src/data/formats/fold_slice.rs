@@ -6,11 +6,12 @@
 //! the others that is given by flags. Programs of Matlab have the rows of a pattern where others have its
 //! columns, and templates of beamlines turn frames further: `inspect --orientation` tells.
 
-use super::beside;
 use super::mapped::Mapped;
+use super::{KEPT, beside};
 use crate::Result;
 use crate::data::hdf5::Hdf5;
 use crate::data::instrument::{Cornered, HC, Instrument};
+use crate::data::writers;
 
 pub(super) const X: &str = "ppX";
 const Y: &str = "ppY";
@@ -69,5 +70,8 @@ pub(super) fn open(file: Hdf5, given: Instrument) -> Result<Mapped> {
     ));
     scan.patterns(0, &[PATTERNS.to_owned()], None)?;
     scan.positions([X, Y], &positions);
+    if scan.file(1).has("provenance") {
+        scan.kept(1, writers::fold_slice::KEPT, &KEPT)?;
+    }
     Ok(scan)
 }

@@ -1,10 +1,12 @@
-//! Scans into files of other programs, one file for each format.
+//! Scans into files of other programs, one module for each format.
 //!
 //! What a format has no place for goes, under the keys of our own layout, into a group of its own that
 //! other programs pass over and our readers look into first: so every file gives back the scan that it
 //! was written from, bit for bit.
 
 pub(super) mod cxi;
+pub(super) mod fold_slice;
+mod folder;
 mod pair;
 pub(crate) mod product;
 pub(super) mod ptyd;
@@ -20,6 +22,8 @@ use super::save::{CountedPatterns, ScanFile, save_scan};
 use super::scan::{Position, Scan};
 use crate::{Error, Result};
 
+pub use folder::{PART, write_folder};
+
 /// Formats that scans are written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Target {
@@ -33,11 +37,18 @@ pub enum Target {
     Cxi,
     /// ptypy
     Ptyd,
+    /// The pair NAME_para.hdf5 and NAME_dp.hdf5 of fold_slice and PtychoShelves
+    FoldSlice,
+    /// A folder of .npz, each with a part of the patterns
+    Folder,
 }
 
 impl Target {
-    /// The format that a file name asks for.
+    /// The format that a name asks for.
     pub fn of(path: &Path) -> Result<Target> {
+        if path.is_dir() || path.to_string_lossy().ends_with(std::path::is_separator) {
+            return Ok(Target::Folder);
+        }
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         let pair = stem.is_some_and(|stem| stem.ends_with("_para") || stem.ends_with("_dp"));
@@ -48,7 +59,8 @@ impl Target {
             Some("cxi" | "nxs") => Ok(Target::Cxi),
             Some("ptyd") => Ok(Target::Ptyd),
             _ => Err(Error::Config(format!(
-                "{}: its ending names no format: use .npz, .h5, .cxi, .nxs or .ptyd, or say --to",
+                "{}: its ending names no format: use .npz, .h5, .cxi, .nxs, .ptyd, or / for a \
+                 folder, or say --to",
                 path.display()
             ))),
         }
@@ -66,15 +78,23 @@ pub fn write(path: &Path, target: Target, scan: &Scan, provenance: &Value) -> Re
         Target::Ptychovit => pair::write(path, scan, provenance),
         Target::Cxi => cxi::write(path, scan, provenance),
         Target::Ptyd => ptyd::write(path, scan, provenance),
+        Target::FoldSlice => fold_slice::write(path, scan, provenance),
+        Target::Folder => write_folder(path, scan, PART).map(|()| Vec::new()),
     }
 }
 
-/// The files that [`write`] makes.
+/// The files, or the folder, that [`write`] makes.
 pub fn files(path: &Path, target: Target) -> Result<Vec<PathBuf>> {
     match target {
-        Target::Ptychovit => pair::names(path).map(Vec::from),
+        Target::Ptychovit | Target::FoldSlice => pair::names(path).map(Vec::from),
         _ => Ok(vec![path.to_path_buf()]),
     }
+}
+
+/// The first of what [`write`] makes that is there already; a folder without anything in it is not.
+pub fn taken(path: &Path, target: Target) -> Result<Option<PathBuf>> {
+    let free = |path: &Path| target == Target::Folder && folder::is_empty(path);
+    Ok(files(path, target)?.into_iter().find(|path| path.exists() && !free(path)))
 }
 
 /// The side (y, x) of a pixel of the object, which a format with metres cannot do without.

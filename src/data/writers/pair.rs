@@ -1,4 +1,5 @@
-//! The pair of files that PtychoViT reads: a product without patterns, and the patterns.
+//! Pairs of files, NAME_para with positions and NAME_dp with patterns, and the one that PtychoViT reads: a
+//! product without patterns, and the patterns.
 
 use std::path::{Path, PathBuf};
 
@@ -13,14 +14,20 @@ pub(super) fn write(path: &Path, scan: &Scan, provenance: &Value) -> Result<Vec<
     let [para, dp] = names(path)?;
     let pixel = pixel(path, scan)?;
     let mut notes = Vec::new();
-    let mut patterns = Hdf5Writer::create(&dp)?;
-    intensities(&mut patterns, "dp", scan, &mut notes)?;
+    let patterns = patterns(&dp, scan, &mut notes)?;
     let mut file = Hdf5Writer::create(&para)?;
     product::header(&mut file, scan, pixel, provenance, &mut notes)?;
     keep(&mut file, "raw_data", scan, &["objectGuess", "probeGuess"], &mut notes)?;
     patterns.finish()?;
     file.finish()?;
     Ok(notes)
+}
+
+/// The file of the patterns, yet to be finished: not before the other one can be.
+pub(super) fn patterns(dp: &Path, scan: &Scan, notes: &mut Vec<String>) -> Result<Hdf5Writer> {
+    let mut file = Hdf5Writer::create(dp)?;
+    intensities(&mut file, "dp", scan, notes)?;
+    Ok(file)
 }
 
 /// NAME_para and NAME_dp for either of them, or for NAME.
