@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ptycho_gpu::checkpoint::{Checkpoint, Tensor};
+use ptycho_gpu::data::hdf5::Hdf5;
 use ptycho_gpu::data::reading::PositionUnit;
 use ptycho_gpu::data::{LoadOptions, Reading, survey};
 use ptycho_gpu::exchange::weights::Weights;
@@ -317,6 +318,77 @@ fn recorded_cases_end_in_a_scan_or_in_one_error() {
         count += 1;
     }
     assert!(count > 100, "{count} cases: the corpus is missing");
+}
+
+/// What `work` comes to, or a failure after the time that a case may take.
+fn in_time<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (send, receive) = std::sync::mpsc::channel();
+    std::thread::spawn(move || send.send(work()));
+    let done = receive.recv_timeout(Duration::from_secs(LONGEST));
+    done.unwrap_or_else(|_| panic!("{name}: hangs or panics"))
+}
+
+fn crafted(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/crafted").join(name)
+}
+
+/// Files of `tests/fuzz/craft.py`: no chance finds them, as their checksums are right.
+#[test]
+fn virtual_data_sets_that_come_to_no_end_are_refused_with_one_error() {
+    let repeated = ["virtual data set without end", "`%b`", "repeated.h5"];
+    let cases: [(&str, &[&str]); 4] = [
+        ("repeated.h5", &repeated),
+        ("absolute.h5", &["virtual data set without end", "`/%b/absolute.h5`"]),
+        // The file that is to be mended is the one that is said.
+        ("outer.h5", &repeated),
+        ("circle_a.h5", &["more than 10000 files", "circle_a.h5"]),
+    ];
+    for (name, words) in cases {
+        let open = move || survey(&crafted(name), &LoadOptions::default()).map(drop);
+        let said = in_time(name, open).unwrap_err().to_string();
+        assert!(words.iter().all(|word| said.contains(word)), "{name}: {said}");
+        assert_eq!(said.lines().count(), 1, "{name}: {said}");
+    }
+}
+
+#[test]
+fn a_link_into_such_a_file_is_refused_too() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(crafted("repeated.h5"), folder.path().join("repeated.h5")).unwrap();
+    let path = folder.path().join("master.h5");
+    let file = rust_hdf5::H5File::create(&path).unwrap();
+    file.create_external_link("dp", "repeated.h5", "/src").unwrap();
+    file.close().unwrap();
+    let open = move || Hdf5::open(&path).and_then(|file| file.f32("dp")).map(drop);
+    let said = in_time("master.h5", open).unwrap_err().to_string();
+    assert!(said.contains("virtual data set without end"), "{said}");
+}
+
+#[test]
+fn sound_virtual_data_sets_without_a_fixed_end_are_opened() {
+    let growing = in_time("growing.h5", || Hdf5::open(crafted("growing.h5")).unwrap().f32("dp"));
+    let want: Vec<f32> = (0..48).map(|i| i as f32).collect();
+    assert_eq!(growing.unwrap().into_raw_vec_and_offset().0, want);
+    let numbered =
+        in_time("numbered.h5", || Hdf5::open(crafted("numbered.h5")).unwrap().f32("src"));
+    assert_eq!(numbered.unwrap().len(), 16);
+}
+
+/// Wherever in the file the list of sources is, also behind other data and on no round address.
+#[test]
+fn lists_of_sources_are_found_behind_other_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sound, path) = (fs::read(crafted("repeated.h5")).unwrap(), folder.path().join("moved.h5"));
+    let mark = sound.windows(4).position(|window| window == b"GCOL").unwrap();
+    // A block for the user in front, as Matlab has it; an odd place; an end of a block of the search.
+    for before in [512, 1001, (1 << 20) - mark - 2] {
+        let mut bytes = vec![b'G'; before];
+        bytes.extend(&sound);
+        fs::write(&path, bytes).unwrap();
+        let opened = path.clone();
+        let said = in_time("moved.h5", || Hdf5::open(opened).map(drop).unwrap_err().to_string());
+        assert!(said.contains("virtual data set without end"), "{before}: {said}");
+    }
 }
 
 /// Looks for new cases: `PTYCHO_FUZZ=READER:SECONDS:FIRST`. Prints every case that leads to a message

@@ -3,6 +3,7 @@
 //!
 //! The format itself is left to the crate `rust-hdf5`; what is here says what we accept of it.
 
+mod growing;
 mod write;
 
 use std::collections::BTreeMap;
@@ -57,6 +58,7 @@ impl Hdf5 {
         let path = path.as_ref();
         // Detectors hold locks on what they still write, and network folders refuse them.
         fs::metadata(path).map_err(Error::io("open", path))?;
+        growing::check(path)?;
         let file = H5FileOptions::new().no_locking().open(path);
         let file = file.map_err(|error| {
             Error::input(path, format!("is no sound HDF5 file ({error}): copy it again"))
