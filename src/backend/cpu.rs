@@ -1,5 +1,6 @@
 //! CPU backend: interprets the plan, one op at a time. The reference for every kernel.
 
+use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, LazyLock};
 
@@ -22,6 +23,24 @@ pub trait Real: FftNum + num_traits::Float + std::iter::Sum + std::ops::AddAssig
     fn gaussian(self) -> [Self; 2];
     /// The inner loops of the convolution on this machine.
     fn convolution() -> &'static Kernels<Self>;
+    /// Calls `f` with `len` elements of this thread's own scratch memory, which begin on a cache line
+    /// and hold anything.
+    fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R;
+}
+
+thread_local! {
+    static SCRATCH_F32: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH_F64: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The first `len` elements of `scratch` from a cache line on; it grows where it must, and is kept.
+fn aligned<T: Real>(scratch: &mut Vec<T>, len: usize) -> &mut [T] {
+    let spare = CACHE_LINE / size_of::<T>();
+    if scratch.len() < len + spare {
+        scratch.resize(len + spare, T::zero());
+    }
+    let start = scratch.as_ptr().align_offset(CACHE_LINE);
+    &mut scratch[start..][..len]
 }
 
 impl Real for f32 {
@@ -34,6 +53,9 @@ impl Real for f32 {
     #[inline(always)]
     fn gaussian(self) -> [f32; 2] {
         gaussian::single(self)
+    }
+    fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+        SCRATCH_F32.with_borrow_mut(|scratch| f(aligned(scratch, len)))
     }
     fn convolution() -> &'static Kernels<f32> {
         static BEST: LazyLock<Kernels<f32>> = LazyLock::new(|| kernels_f32().remove(0).1);
@@ -50,6 +72,9 @@ impl Real for f64 {
     }
     fn gaussian(self) -> [f64; 2] {
         gaussian::double(self)
+    }
+    fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f64]) -> R) -> R {
+        SCRATCH_F64.with_borrow_mut(|scratch| f(aligned(scratch, len)))
     }
     fn convolution() -> &'static Kernels<f64> {
         const PORTABLE: &Kernels<f64> = &kernels_portable();

@@ -6,7 +6,7 @@ use ptycho_gpu::ops::reflect_pad::reflect_pad;
 use ptycho_gpu::ops::shuffle::{gather_blocks, spread_blocks};
 use ptycho_gpu::ops::transposed_filter::transposed_filter;
 
-use crate::support::{Case, case, filled};
+use crate::support::{Case, case, filled, relative};
 
 fn convolution(x: [usize; 4], outputs: usize, side: usize, relu: bool) -> Case {
     case(|g| {
@@ -30,6 +30,55 @@ fn convolution_3x3_with_relu_passes_gradient_only_where_it_is_positive() {
 fn convolution_of_odd_sizes_one_channel_and_one_sample() {
     convolution([1, 1, 5, 11], 1, 3, false).check(1e-6);
     convolution([3, 9, 7, 3], 2, 3, true).check(1e-6);
+}
+
+/// Sizes of the convolution in few multiplications: odd ones, channels that fill no vector, one row of
+/// many tiles, and many channels.
+const WIDE: [([usize; 4], usize); 4] =
+    [([2, 17, 5, 7], 20), ([1, 16, 3, 90], 33), ([2, 40, 8, 8], 70), ([1, 130, 4, 6], 16)];
+
+#[test]
+fn convolution_of_many_channels() {
+    for (at, (x, outputs)) in WIDE.into_iter().enumerate() {
+        convolution(x, outputs, 3, at % 2 == 0).check(1e-6);
+    }
+}
+
+/// y[b,o,r,c] = Σ W[o,i,u,v] x[b,i,r+u−1,c+v−1], term by term.
+fn plain([b, inputs, h, w]: [usize; 4], outputs: usize, x: &[f64], weight: &[f64]) -> Vec<f64> {
+    let pixel = |b: usize, i: usize, r: usize, c: usize| match (1..=h).contains(&r)
+        && (1..=w).contains(&c)
+    {
+        true => x[((b * inputs + i) * h + r - 1) * w + c - 1],
+        false => 0.0,
+    };
+    let mut y = Vec::new();
+    for (b, o) in (0..b).flat_map(|b| (0..outputs).map(move |o| (b, o))) {
+        for (r, c) in (0..h).flat_map(|r| (0..w).map(move |c| (r, c))) {
+            let taps = (0..inputs).flat_map(|i| (0..9).map(move |tap| (i, tap)));
+            let term = |(i, tap): (usize, usize)| {
+                weight[(o * inputs + i) * 9 + tap] * pixel(b, i, r + tap / 3, c + tap % 3)
+            };
+            y.push(taps.map(term).sum());
+        }
+    }
+    y
+}
+
+#[test]
+fn few_multiplications_give_the_plain_sum() {
+    let wave = |len: usize, k: f64| (1..=len).map(|i| (k * i as f64).sin()).collect::<Vec<_>>();
+    for (shape, outputs) in WIDE {
+        let (x, weight) = (wave(shape.iter().product(), 1.3), wave(outputs * shape[1] * 9, 0.7));
+        let build = |g: &mut Graph| {
+            let weight = g.input("w.weight", &[outputs, shape[1], 3, 3]);
+            let x = g.input("x", &shape);
+            conv2d(g, x, weight, None, false)
+        };
+        let got = filled(build, &[("x", &x), ("w.weight", &weight)]);
+        let error = relative(&got, &plain(shape, outputs, &x, &weight));
+        assert!(error < 1e-14, "{shape:?} to {outputs}: {error:.1e}");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::layout::{
     padded_len,
 };
 use super::simd::{BLOCKS, Correlation, Lines, Rows, TILE, VECTORS};
+use super::winograd;
 use super::{Conv2d, Conv2dBackward, Sizes};
 use crate::backend::cpu::{Mem, Real, put};
 use crate::graph::Grad;
@@ -26,7 +27,30 @@ const TASK_TAPS: usize = 72;
 /// The largest filter, 17×17, is a task by itself.
 const MOST_TAPS: usize = 17 * 17;
 
+/// Elements of the workspace: padded input and packed weights, or transformed weights.
+pub fn workspace_len(sizes: &Sizes) -> usize {
+    let Sizes { inputs, outputs, side, .. } = *sizes;
+    match winograd::fits(sizes) {
+        true => winograd::filters_len(outputs, inputs),
+        false => padded_len(sizes, inputs) + packed_len(outputs, inputs, side),
+    }
+}
+
+/// Elements of the workspace of the gradients.
+pub fn gradient_workspace_len(sizes: &Sizes) -> usize {
+    let Sizes { inputs, outputs, side, .. } = *sizes;
+    if winograd::fits(sizes) {
+        return winograd::gradient_len(sizes);
+    }
+    gradient_len(sizes)
+        + padded_len(sizes, inputs)
+        + packed_len(inputs, outputs, side).max(packed_len(outputs, inputs, side))
+}
+
 pub fn forward<T: Real>(op: &Conv2d, mem: &mut Mem<T>) {
+    if winograd::fits(&op.sizes) {
+        return winograd::forward(op, mem);
+    }
     let Sizes { inputs, outputs, .. } = op.sizes;
     let [x, weight, y, workspace] = mem.get([op.x, op.weight, op.y, op.workspace]);
     if inputs == 0 || outputs == 0 {
@@ -114,6 +138,15 @@ fn tap_offsets(sizes: &Sizes) -> Vec<usize> {
 }
 
 pub fn backward<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>) {
+    if winograd::fits(&op.forward.sizes) {
+        if let Some(dx) = op.dx {
+            winograd::input_gradient(op, mem, dx);
+        }
+        if op.dweight.is_some() || op.dbias.is_some() {
+            winograd::weight_gradient(op, mem);
+        }
+        return;
+    }
     if op.forward.sizes.outputs == 0 {
         // No outputs: the input gets no gradient, and the weights hold nothing.
         if let Some(Grad { value, accumulate: false }) = op.dx {
@@ -137,7 +170,7 @@ pub fn backward<T: Real>(op: &Conv2dBackward, mem: &mut Mem<T>) {
 }
 
 /// Elements of the padded gradient, as the weights' and as the input's gradient need it.
-pub fn gradient_len(sizes: &Sizes) -> usize {
+fn gradient_len(sizes: &Sizes) -> usize {
     padded_len(sizes, sizes.outputs) + outer_len(sizes)
 }
 

@@ -13,6 +13,7 @@ mod cpu;
 mod cuda;
 pub(super) mod layout;
 pub(super) mod simd;
+mod winograd;
 
 pub use simd::{FULL, Kernels, kernels_f32, kernels_portable};
 
@@ -20,7 +21,6 @@ use super::Operation;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Grad, Graph, Value};
 use crate::launch::Launch;
-use layout::{packed_len, padded_len};
 
 /// Sizes of one convolution.
 #[derive(Clone, Copy, Debug)]
@@ -91,7 +91,7 @@ fn push(
     let sizes = Sizes { batch, inputs, outputs, height, width, side, pad };
     let name = format!("{} output", g.name(weight).trim_end_matches(".weight"));
     let y = g.work(&name, &[batch, outputs, height, width]);
-    let len = padded_len(&sizes, inputs) + packed_len(outputs, inputs, side);
+    let len = cpu::workspace_len(&sizes);
     let workspace = g.work("padded input and packed weights", &[len]);
     g.push(Conv2d { x, weight, bias, y, workspace, relu, sizes });
     y
@@ -110,11 +110,7 @@ impl Operation for Conv2d {
         let Some(dy) = g.grad_of(self.y) else { return };
         let (dx, dweight) = (g.grad_into(self.x), g.grad_into(self.weight));
         let dbias = self.bias.and_then(|b| g.grad_into(b));
-        let Sizes { inputs, outputs, side, .. } = self.sizes;
-        let len = cpu::gradient_len(&self.sizes)
-            + padded_len(&self.sizes, inputs)
-            + packed_len(inputs, outputs, side).max(packed_len(outputs, inputs, side));
-        let len = len.max(cuda::partial_len(&self.sizes));
+        let len = cpu::gradient_workspace_len(&self.sizes).max(cuda::partial_len(&self.sizes));
         let workspace = g.work("padded gradient and input, partial sums", &[len]);
         g.push(Conv2dBackward { forward: self.clone(), dy, dx, dweight, dbias, workspace });
     }

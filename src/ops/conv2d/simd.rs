@@ -5,6 +5,7 @@
 //! to the last bit with each other; the portable loops round twice.
 
 use super::layout::{LANES, OUTPUTS};
+use super::winograd::Winograd;
 use crate::backend::cpu::Real;
 
 #[cfg(target_arch = "x86_64")]
@@ -138,6 +139,7 @@ pub const FULL: usize = 12 * 16;
 
 /// The inner loops for one element type on this machine.
 pub struct Kernels<T> {
+    pub winograd: Winograd<T>,
     pub tile: Tile<T>,
     pub weight_rows: WeightRows<T>,
     pub chains: Chains<T>,
@@ -145,8 +147,8 @@ pub struct Kernels<T> {
 
 /// Loops that any machine runs.
 pub const fn kernels_portable<T: Real>() -> Kernels<T> {
-    let (tile, weight_rows) = (tile_portable, weight_rows_portable);
-    Kernels { tile, weight_rows, chains: chains_portable }
+    let (tile, weight_rows, chains) = (tile_portable, weight_rows_portable, chains_portable);
+    Kernels { tile, weight_rows, chains, winograd: Winograd::PORTABLE }
 }
 
 /// All loops for f32 that this machine runs, with their names, the fastest first.

@@ -5,8 +5,9 @@ use std::arch::x86_64::*;
 use super::{
     BLOCK, Correlation, FULL, Kernels, LANES, OUTPUTS, Rows, TILE, VECTORS, weight_rows_portable,
 };
+use crate::ops::conv2d::winograd::Winograd;
 
-pub const KERNELS: Kernels<f32> = Kernels { tile, weight_rows, chains };
+pub const KERNELS: Kernels<f32> = Kernels { tile, weight_rows, chains, winograd: Winograd::AVX2 };
 
 /// Vectors of one register tile: 6 output channels by 2 vectors are 12 accumulators, which leave 4
 /// of the 16 registers for inputs and weights. (4 by 3 needs all 16, and the compiler then keeps

@@ -7,8 +7,9 @@ use super::{
     BLOCK, BLOCKS, Correlation, FULL, Kernels, LANES, OUTPUTS, Rows, TILE, VECTORS,
     weight_rows_portable,
 };
+use crate::ops::conv2d::winograd::Winograd;
 
-pub const KERNELS: Kernels<f32> = Kernels { tile, weight_rows, chains };
+pub const KERNELS: Kernels<f32> = Kernels { tile, weight_rows, chains, winograd: Winograd::AVX512 };
 
 /// Registers that hold the vectors of a tile. By 12 output channels they are 24 accumulators.
 const PAIRS: usize = VECTORS / 2;
