@@ -16,6 +16,11 @@ the rings of losses, is left out here. Needs PyTorch and NumPy. With --serve the
 is a number of repeats, each answer a line of JSON, so that imports and compilation are not timed again.
 """
 
+import time
+
+# Importing PyTorch is a part of what a start takes.
+STARTED = time.monotonic()
+
 import argparse
 import csv
 import json
@@ -24,15 +29,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-
-STARTED = time.monotonic()
 
 # The defaults of `ptycho-gpu train`.
 SCALE = 2
@@ -64,7 +66,11 @@ NORM_BOUND = 1e-3
 # As in src/measure/bench.rs: least seconds of one measurement, so that short ones are run in a row.
 LEAST = 0.01
 MOST_IN_A_ROW = 1000
-WARM_UP = 3
+# Seconds after which a measurement has repeats enough, be it one: bfloat16 is slow where a CPU has no
+# instructions for it.
+ENOUGH = 20
+# Runs before a capture, as PyTorch advises.
+BEFORE_CAPTURE = 3
 
 
 class DoubleConv(nn.Module):
@@ -202,7 +208,7 @@ def captured(work):
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
+        for _ in range(BEFORE_CAPTURE):
             work()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -238,9 +244,11 @@ class Stopwatch:
 
     def __init__(self, work, device):
         self.work, self.cuda = work, device.type == "cuda"
-        for _ in range(WARM_UP):
-            work()
         self.in_a_row = 1
+        self.once()
+        # Seconds since the start at which the first run was done.
+        self.startup = time.monotonic() - STARTED
+        self.once()
         self.in_a_row = int(min(max(LEAST / self.once(), 1), MOST_IN_A_ROW))
 
     def once(self):
@@ -258,8 +266,11 @@ class Stopwatch:
 
     def measure(self, repeats):
         """Milliseconds: median, least, most."""
-        times = sorted(1e3 * self.once() for _ in range(repeats))
-        return {"ms": times[len(times) // 2], "min": times[0], "max": times[-1], "repeats": repeats}
+        started, times = time.monotonic(), []
+        while not times or len(times) < repeats and time.monotonic() - started < ENOUGH:
+            times.append(1e3 * self.once())
+        times.sort()
+        return {"ms": times[len(times) // 2], "min": times[0], "max": times[-1], "repeats": len(times)}
 
 
 def device_name(device):
@@ -276,7 +287,7 @@ def timing(given, device):
     about = {"what": given.time, "variant": given.variant, "N": given.n, "batch": given.batch,
              "device": device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
     if given.serve:
-        print(json.dumps({**about, "startup_s": time.monotonic() - STARTED}), flush=True)
+        print(json.dumps({**about, "startup_s": watch.startup}), flush=True)
         for line in sys.stdin:
             print(json.dumps(watch.measure(int(line))), flush=True)
         return 0
