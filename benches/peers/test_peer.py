@@ -1,0 +1,96 @@
+"""The peer trains as the program does, and benches/compare makes its page of the figures alone.
+
+The program is PTYCHO_GPU_BIN, else target/release/ptycho-gpu. A Python with PyTorch is PTYCHO_TORCH_PYTHON, else
+the one that runs this; with PTYCHO_REQUIRE_TORCH set its absence is a failure.
+"""
+
+import importlib.machinery
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PEER = ROOT / "benches/peers/torch_cnn.py"
+BINARY = os.environ.get("PTYCHO_GPU_BIN") or str(ROOT / "target/release/ptycho-gpu")
+
+
+@pytest.fixture(scope="module")
+def torch_python():
+    python = os.environ.get("PTYCHO_TORCH_PYTHON") or sys.executable
+    tried = subprocess.run([python, "-c", "import numpy, torch"], capture_output=True, text=True)
+    if tried.returncode != 0:
+        if os.environ.get("PTYCHO_REQUIRE_TORCH"):
+            pytest.fail(f"{python} cannot import torch: {tried.stderr}")
+        pytest.skip(f"{python} has no torch")
+    return python
+
+
+@pytest.fixture()
+def compare():
+    path = str(ROOT / "benches/compare")
+    loader = importlib.machinery.SourceFileLoader("compare", path)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("compare", loader))
+    # No compiled copy beside the script.
+    sys.dont_write_bytecode = True
+    loader.exec_module(module)
+    return module
+
+
+def test_the_peer_trains_as_the_program_does(torch_python):
+    done = subprocess.run([torch_python, PEER, "--check", "--binary", BINARY, "--json"], text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["agree"]
+
+
+def test_a_served_peer_measures_when_it_is_asked(torch_python, compare):
+    peer = compare.Served(torch_python, "infer", "eager", 1, "cpu", 1)
+    assert peer.about["what"] == "infer" and peer.about["startup_s"] > 0
+    assert all(peer.measure(1) > 0 for _ in range(2))
+    peer.close()
+    assert peer.process.returncode == 0
+
+
+def test_a_peer_that_cannot_start_says_why(torch_python, compare):
+    with pytest.raises(compare.Failed, match="no variant"):
+        compare.Served(torch_python, "infer", "sparse", 1, "cpu", 1)
+
+
+def section(**more):
+    return {"date": "2000-01-01", "machine": "a machine", "load": 0.0, "rounds": 7, "program": "ptycho-gpu 0",
+            "commit": None, **more}
+
+
+def test_the_page_pairs_the_rounds(compare):
+    check = {"first": 1e-7, "largest": 1e-4, "steps": 10}
+    # In each round ours takes half as long, while both drift.
+    ours, theirs = [10.0, 20.0, 40.0], [20.0, 40.0, 80.0]
+    peers = {"eager": {"ms": theirs, "startup_s": 3.0}}
+    load = {"what": "train", "N": 64, "batch": 16, "ptycho-gpu": ours, "peers": peers}
+    cpu = section(torch="2", check=check, repeats=7, threads=2, workloads=[load], failed={"compile": "no g++"})
+    page = compare.render({"cpu": cpu})
+    assert "| PyTorch, `eager` | 40.0 (20.0 to 80.0) | 400 | 0.500 (0.500 to 0.500) | 3.0 |" in page
+    assert "Not measured: compile: `no g++`" in page and "no GPU was there" in page
+    assert "shared with" not in page and "a trial" not in page
+
+
+def test_the_page_tells_trials_and_busy_machines(compare):
+    threads = section(workloads=[{"what": "train", "N": 64, "batch": 16, "ms": {"1": [4.0], "2": [2.0]}}])
+    page = compare.render({"threads": {**threads, "rounds": 1, "load": 3.0}})
+    assert "| `train`, batch 16 | 2 | 2.00 (2.00 to 2.00) | 2.00 (2.00 to 2.00) |" in page
+    assert "shared with other work (load 3.0)" in page and "a trial" in page
+
+
+def test_participants_take_turns_and_the_first_round_is_thrown_away(compare):
+    order = []
+
+    def participant(name):
+        return name, lambda: order.append(name) or {("train", 16): float(len(order))}
+
+    times = compare.alternate([participant("a"), participant("b")], 2)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert times == {"b": {("train", 16): [3.0, 6.0]}, "a": {("train", 16): [4.0, 5.0]}}
