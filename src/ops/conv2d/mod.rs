@@ -1,13 +1,14 @@
 //! Two-dimensional convolution with bias and optional ReLU.
 //!
 //! y[b,o,r,c] = f( β[o] + Σ_{i,u,v} W[o,i,u,v] · x[b,i,r+u−k/2,c+v−k/2] ),  f = ReLU or identity,
-//! x = 0 outside the image; a valid convolution has only the y that see no such x. With z̄ = ȳ·1[y > 0] under ReLU and z̄ = ȳ otherwise:
-//! x̄ is the convolution of z̄ with W transposed and turned by 180°, W̄[o,i,u,v] = Σ_{b,r,c}
-//! z̄[b,o,r,c] · x[b,i,r+u−k/2,c+v−k/2], and β̄[o] = Σ_{b,r,c} z̄[b,o,r,c].
+//! x = 0 outside the image; a valid convolution has only the y that see no such x. With z̄ = ȳ·1[y > 0]
+//! under ReLU and z̄ = ȳ otherwise: x̄ is the convolution of z̄ with W transposed and turned by 180°,
+//! W̄[o,i,u,v] = Σ_{b,r,c} z̄[b,o,r,c] · x[b,i,r+u−k/2,c+v−k/2], and β̄[o] = Σ_{b,r,c} z̄[b,o,r,c].
 //! Kernel twin: `kernels/conv2d.cu`.
 //!
-//! This file is the op; `layout` says how planes are padded and weights packed, `cpu` runs it,
-//! `simd` holds the inner loops, `cuda` sets up the kernels.
+//! This file is the op, and `cuda` sets up the kernels. On the CPU, `winograd` does the 3×3 filters of
+//! many channels, which is nearly all the work, and `cpu` the others: `layout` says how it pads planes and
+//! packs weights, `simd` holds its inner loops.
 
 mod cpu;
 mod cuda;
