@@ -1,11 +1,21 @@
-// Copies from global to shared memory that run beside the arithmetic.
+// What C++ has no words for: copies from global to shared memory that run beside the arithmetic, and
+// products of small matrices by the 32 lanes of a warp together.
 //
 //   cp_async4          starts a copy of 4 bytes; zeros where it is not valid
+//   cp_async16         the same of 16 bytes, which pass by the first cache
 //   cp_async_commit    closes a group of copies
 //   cp_async_wait<N>   waits until at most the N latest groups of this thread are under way
+//   tf32               the nearest number of 11 significant bits, the range of a float
+//   mma_tf32           D += A B for A 16×8, B 8×8 of such numbers, sums in single precision
 //
-// What was copied is visible to other threads after a wait and a barrier. The only file with PTX;
-// a build that executes kernels on the CPU has these functions of its own.
+// What was copied is visible to other threads after a wait and a barrier. Of the matrices a lane
+// 4 g + t has
+//
+//   a   A[g][t], A[g + 8][t], A[g][t + 4], A[g + 8][t + 4]
+//   b   B[t][g], B[t + 4][g]
+//   d   D[g][2 t], D[g][2 t + 1], D[g + 8][2 t], D[g + 8][2 t + 1]
+//
+// The only file with PTX; a build that executes kernels on the CPU has these functions of its own.
 
 #pragma once
 
@@ -19,12 +29,36 @@ __device__ inline void cp_async4(void* shared, const void* global, bool valid)
                  :: "r"(to), "l"(global), "r"(valid ? 4 : 0) : "memory");
 }
 
+__device__ inline void cp_async16(void* shared, const void* global, bool valid)
+{
+    const unsigned to = (unsigned)__cvta_generic_to_shared(shared);
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n"
+                 :: "r"(to), "l"(global), "r"(valid ? 16 : 0) : "memory");
+}
+
 __device__ inline void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 
 template <int N>
 __device__ inline void cp_async_wait()
 {
     asm volatile("cp.async.wait_group %0;\n" :: "n"(N) : "memory");
+}
+
+__device__ inline float tf32(float x)
+{
+    unsigned bits;
+    asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(bits) : "f"(x));
+    return __uint_as_float(bits);
+}
+
+__device__ inline void mma_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2])
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])),
+                   "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
+                   "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
 }
 
 #endif

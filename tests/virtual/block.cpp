@@ -241,6 +241,7 @@ bool Block::open_warp_barrier(Thread* lanes, unsigned size, unsigned mask)
         votes |= (unsigned)(t.collective.given != 0) << i;
     }
 
+    if (first.collective.kind == Collective::matrix) multiply(lanes);
     for (unsigned i = 0; i < size; ++i) {
         if (!(mask >> i & 1)) continue;
         Thread& t = lanes[i];
@@ -256,6 +257,38 @@ bool Block::open_warp_barrier(Thread* lanes, unsigned size, unsigned mask)
     }
     if (first.collective.kind == Collective::sync) ++warp_tags[first.number / kWarp].turn;
     return true;
+}
+
+// D += A B, of the fragments of 32 lanes. The hardware looks at the leading 11 significant bits of A
+// and B only: what was not rounded to them before is an error. It adds the products in an order and
+// to a precision of its own; here they are added exactly, and rounded once.
+void Block::multiply(const Thread* lanes)
+{
+    float a[16][8], b[8][8];
+    for (unsigned i = 0; i < kWarp; ++i) {
+        const auto& f = *reinterpret_cast<const Fragments*>(lanes[i].collective.given);
+        const unsigned g = i / 4, t = i % 4;
+        for (unsigned k = 0; k < 4; ++k) a[g + 8 * (k % 2)][t + 4 * (k / 2)] = f.a[k];
+        for (unsigned k = 0; k < 2; ++k) b[t + 4 * k][g] = f.b[k];
+        for (unsigned k = 0; k < 6; ++k) {
+            const float x = k < 4 ? f.a[k] : f.b[k - 4];
+            uint32_t bits;
+            std::memcpy(&bits, &x, sizeof bits);
+            if (x == x && bits & 0x1FFF) {
+                fail(lanes[i], "multiplies %g by mma at %s:%d, which is not rounded to tf32",
+                     (double)x, lanes[i].site.file, lanes[i].site.line);
+            }
+        }
+    }
+    for (unsigned i = 0; i < kWarp; ++i) {
+        float* d = reinterpret_cast<const Fragments*>(lanes[i].collective.given)->d;
+        for (unsigned k = 0; k < 4; ++k) {
+            const unsigned row = i / 4 + 8 * (k / 2), column = 2 * (i % 4) + k % 2;
+            double sum = d[k];
+            for (unsigned n = 0; n < 8; ++n) sum += (double)a[row][n] * (double)b[n][column];
+            d[k] = (float)sum;
+        }
+    }
 }
 
 void* Block::shared_array(const void* site, size_t bytes, const char* name)

@@ -20,10 +20,10 @@ enum class State { ready, at_block_barrier, at_warp_barrier, ended };
 
 // What a thread brings to a warp collective and takes from it.
 struct Collective {
-    enum Kind { sync, shuffle, vote } kind;
+    enum Kind { sync, shuffle, vote, matrix } kind;
     unsigned mask;
     unsigned source;  // of a shuffle: lane
-    uint64_t given;
+    uint64_t given;   // of a matrix: address of the lane's Fragments
     uint64_t taken;
 };
 
@@ -93,6 +93,7 @@ struct Block : BlockPlace {
     bool open_block_barrier();
     bool open_warp_barriers();
     bool open_warp_barrier(Thread* lanes, unsigned size, unsigned mask);
+    void multiply(const Thread* lanes);
     void wait(Thread& thread, State state, Site site);
     void* shared_array(const void* site, size_t bytes, const char* name);
 

@@ -107,6 +107,31 @@ bool copy_is_right(const Device& d, bool reversed)
     return true;
 }
 
+// The number of 11 significant bits next to x, away from zero where two are.
+double nearest(float x)
+{
+    int exponent;
+    const double part = std::frexp((double)x, &exponent);
+    return std::ldexp(std::round(std::ldexp(part, 11)), exponent - 11);
+}
+
+// By the definition of the product: what the fragments of a lane are is not asked.
+bool products_are_right(const Device& d)
+{
+    for (unsigned i = 0; i < kCount; ++i) {
+        const float* x = &d.in[i / kThreads * kThreads];
+        const unsigned t = i % kThreads;
+        double wanted = x[t];
+        if (t < 128) {
+            wanted = 0.0;
+            for (unsigned k = 0; k < 8; ++k)
+                wanted += nearest(x[t / 8 + k] / 3.0f) * nearest(x[3 * k + t % 8]);
+        }
+        if (!(d.out[i] == (float)wanted)) return false;
+    }
+    return true;
+}
+
 int run(const std::string& name)
 {
     Device d(name.c_str());
@@ -114,7 +139,10 @@ int run(const std::string& name)
     d.fetch();
     const bool sums = name == "check_sum" || name == "check_warp_sum";
     const bool reversed = name == "check_copy" || name.find("barrier") != std::string::npos;
-    const bool right = sums ? sums_are_right(d) : copy_is_right(d, reversed);
+    const bool product = name == "check_product" || name == "check_not_rounded";
+    const bool right = sums      ? sums_are_right(d)
+                       : product ? products_are_right(d)
+                                 : copy_is_right(d, reversed);
     std::printf("%s\n", right ? "right" : "wrong values");
     return right && failures == 0 ? 0 : 1;
 }
@@ -190,6 +218,10 @@ const Case kCases[] = {
     {"check_warp_sum", "forward", nullptr},
     {"check_warp_sum", "shuffle", nullptr},
     {"check_copy", "reverse", nullptr},
+    {"check_product", "forward", nullptr},
+    {"check_product", "shuffle", nullptr},
+    {"check_not_rounded", "forward", "not rounded"},
+    {"check_half_product", "forward", "never reaches"},
     {"check_no_barrier", "reverse", kMissing},
     {"check_no_barrier", "shuffle", kMissing},
     {"check_no_second_barrier", "forward", kMissing},

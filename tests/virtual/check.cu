@@ -43,6 +43,42 @@ extern "C" __global__ void check_copy(const float* x, float* y)
 }
 KERNEL_EXPORT(check_copy)
 
+// Right, and then wrong: D = A B for A[m][k] = x[m + k] and B[k][n] = x[3 k + n], rounded or as they
+// are, by the first warp of a block; the other threads copy.
+template <bool kRounded>
+__device__ inline void check_matrix(const float* x, float* y)
+{
+    x += blockIdx.x * blockDim.x;
+    y += blockIdx.x * blockDim.x;
+    if (threadIdx.x >= 128) y[threadIdx.x] = x[threadIdx.x];
+    if (threadIdx.x >= 32) return;
+
+    const int g = (int)threadIdx.x / 4, t = (int)threadIdx.x % 4;
+    float a[4] = {x[g + t], x[g + 8 + t], x[g + t + 4], x[g + 8 + t + 4]};
+    float b[2] = {x[3 * t + g], x[3 * (t + 4) + g]}, d[4] = {};
+    for (float& p : a) p = kRounded ? tf32(p / 3.0f) : p / 3.0f;
+    for (float& p : b) p = tf32(p);
+    mma_tf32(d, a, b);
+    for (int i = 0; i < 4; ++i) y[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = d[i];
+}
+
+extern "C" __global__ void check_product(const float* x, float* y) { check_matrix<true>(x, y); }
+KERNEL_EXPORT(check_product)
+
+// Fault: numbers of 24 significant bits in a product that looks at 11.
+extern "C" __global__ void check_not_rounded(const float* x, float* y) { check_matrix<false>(x, y); }
+KERNEL_EXPORT(check_not_rounded)
+
+// Fault: half of a warp multiplies matrices.
+extern "C" __global__ void check_half_product(const float* x, float* y)
+{
+    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    float a[4] = {}, b[2] = {}, d[4] = {x[i]};
+    if (threadIdx.x % 32 < 16) mma_tf32(d, a, b);
+    y[i] = d[0];
+}
+KERNEL_EXPORT(check_half_product)
+
 // Fault: no barrier between writing and reading.
 extern "C" __global__ void check_no_barrier(const float* x, float* y)
 {

@@ -165,12 +165,18 @@ inline int __all_sync(unsigned mask, int predicate,
     return virtual_device::ballot(predicate != 0, mask, site) == mask;
 }
 
-// Asynchronous copies: prims.cuh has the same functions for nvcc.
+// Asynchronous copies and products of matrices: prims.cuh has the same functions for nvcc.
 
 inline void cp_async4(void* shared, const void* global, bool valid,
                       virtual_device::Site site = virtual_device::Site::here())
 {
     virtual_device::copy_begin(shared, global, 4, valid, site);
+}
+
+inline void cp_async16(void* shared, const void* global, bool valid,
+                       virtual_device::Site site = virtual_device::Site::here())
+{
+    virtual_device::copy_begin(shared, global, 16, valid, site);
 }
 
 inline void cp_async_commit() { virtual_device::copy_commit(); }
@@ -179,6 +185,21 @@ template <int pending>
 inline void cp_async_wait()
 {
     virtual_device::copy_wait(pending);
+}
+
+// To the nearest, ties away from zero.
+inline float tf32(float x)
+{
+    const unsigned bits = __float_as_uint(x);
+    if ((bits & 0x7F800000) == 0x7F800000) return x;
+    return __uint_as_float((bits + 0x1000) & ~0x1FFFu);
+}
+
+inline void mma_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2],
+                     virtual_device::Site site = virtual_device::Site::here())
+{
+    virtual_device::Fragments fragments = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, d};
+    virtual_device::multiply(fragments, site);
 }
 
 // Atomic operations: relaxed, as on the device.

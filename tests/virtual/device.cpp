@@ -60,6 +60,11 @@ unsigned ballot(bool predicate, unsigned mask, Site site)
     return (unsigned)collect(Collective::vote, mask, 0, predicate, site);
 }
 
+void multiply(Fragments& fragments, Site site)
+{
+    collect(Collective::matrix, ~0u, 0, (uint64_t)(uintptr_t)&fragments, site);
+}
+
 unsigned lane() { return running().number % kWarp; }
 
 void fence() { std::atomic_thread_fence(std::memory_order_seq_cst); }

@@ -71,6 +71,15 @@ uint64_t shuffle(uint64_t bits, unsigned source, unsigned mask, Site site);
 unsigned ballot(bool predicate, unsigned mask, Site site);
 unsigned lane();
 
+// What a lane brings to a product of matrices, and where its part of the sums lies: see mma_tf32 in
+// kernels/prims.cuh.
+struct Fragments {
+    float a[4];
+    float b[2];
+    float* d;  // [4]
+};
+void multiply(Fragments& fragments, Site site);
+
 // The array of this block that belongs to `site`, an address that names the declaration.
 void* shared_array(const void* site, size_t bytes, const char* name);
 void* dynamic_shared();

@@ -24,6 +24,7 @@ const char* collective_of(const Thread& t)
     switch (t.collective.kind) {
         case Collective::sync: return "__syncwarp";
         case Collective::shuffle: return "a warp shuffle";
+        case Collective::matrix: return "a product of matrices";
         default: return "a warp vote";
     }
 }
