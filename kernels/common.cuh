@@ -18,6 +18,11 @@
     type* name = reinterpret_cast<type*>(dynamic_)
 #endif
 
+// Before a loop over an array that has to stay in registers, and that nvcc would else keep a loop.
+#ifndef UNROLL
+#define UNROLL _Pragma("unroll")
+#endif
+
 #ifndef KERNEL_EXPORT
 #define KERNEL_EXPORT(kernel)
 #endif

@@ -21,37 +21,14 @@
 // pixels, or weights of one output. Sums of 16 terms are formed apart, so that rounding does not
 // pile up.
 //
-// CPU twin: src/ops/conv2d/; S and the grids: src/ops/conv2d/cuda.rs.
+// CPU twin: src/ops/conv2d/; S and the grids: src/ops/conv2d/cuda.rs. With tensor cores, in lower
+// precision: conv2d_tf32.cu.
 
 #include "common.cuh"
+#include "layer.cuh"
 
 constexpr int kStep = 16;  // terms of the sums in a shared buffer
 constexpr int kPad = 4;    // floats after a row of a buffer: other banks, still whole float4
-
-struct Layer {
-    int from, into;     // channels of the image that is read, and of the result
-    int height, width;  // of the result
-    int rows, columns;  // of the image that is read
-    int side, pad;      // of the filter, and how far it begins before the pixel of the result
-    int total;          // pixels of the batch in the result
-};
-
-// Reads x.
-__device__ inline Layer onward(
-    int inputs, int outputs, int height, int width, int side, int pad, int total)
-{
-    const int more = side - 1 - 2 * pad;
-    return {inputs, outputs, height, width, height + more, width + more, side, pad, total};
-}
-
-// Reads dy.
-__device__ inline Layer back(
-    int inputs, int outputs, int height, int width, int side, int pad, int total)
-{
-    const int more = side - 1 - 2 * pad;
-    return {outputs, inputs, height + more, width + more, height, width, side, side - 1 - pad,
-            total};
-}
 
 // A number as digits: term (channel, row, column) of a filter, or pixel (sample, row, column).
 struct Place {

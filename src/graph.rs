@@ -65,6 +65,16 @@ pub enum Stage {
     Update,
 }
 
+/// To what the factors of a convolution's products are rounded on a GPU. Sums are in single precision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 24 significant bits: not at all.
+    #[default]
+    Fp32,
+    /// 11 significant bits, where tensor cores pay (`ops/conv2d/tensor.rs`).
+    Tf32,
+}
+
 /// What the graph knows of a buffer.
 #[derive(Clone, Debug)]
 pub struct Slot {
@@ -108,6 +118,7 @@ pub struct Graph {
     pub(crate) slots: Vec<Slot>,
     pub(crate) steps: Vec<Step>,
     stage: Stage,
+    precision: Precision,
     differentiable: HashSet<Value>,
     grads: HashMap<Value, Value>,
 }
@@ -116,11 +127,21 @@ impl Default for Graph {
     fn default() -> Graph {
         let (slots, steps) = (Vec::new(), Vec::new());
         let (differentiable, grads) = (HashSet::new(), HashMap::new());
-        Graph { slots, steps, stage: Stage::Forward, differentiable, grads }
+        let (stage, precision) = (Stage::Forward, Precision::default());
+        Graph { slots, steps, stage, precision, differentiable, grads }
     }
 }
 
 impl Graph {
+    /// A graph whose convolutions have this precision.
+    pub fn with_precision(precision: Precision) -> Graph {
+        Graph { precision, ..Graph::default() }
+    }
+
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     pub fn input(&mut self, name: &str, shape: &[usize]) -> Value {
         self.slot(name, shape, Role::Input)
     }

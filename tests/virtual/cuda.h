@@ -42,6 +42,8 @@ constexpr int warpSize = virtual_device::kWarp;
 #define SHARED_DYN(type, name) \
     type* name = static_cast<type*>(::virtual_device::dynamic_shared())
 
+#define UNROLL
+
 #define KERNEL_EXPORT(kernel)                   \
     static ::virtual_device::Kernel kernel##_export( \
         #kernel, ::virtual_device::Binder<&kernel>::bind);

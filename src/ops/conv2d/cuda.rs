@@ -3,7 +3,7 @@
 //! The gradients of weights and bias are summed over slices of the pixels of the batch. How many
 //! follows from the sizes of the layer alone, so that every GPU adds the same sums.
 
-use super::{Conv2d, Conv2dBackward, Sizes};
+use super::{Conv2d, Conv2dBackward, Sizes, tensor};
 use crate::graph::{Grad, Value};
 use crate::launch::Launch;
 
@@ -80,6 +80,11 @@ fn tiled(kernels: [&'static str; 2], rows: usize, columns: usize, slices: usize)
 }
 
 pub fn forward(op: &Conv2d) -> Vec<Launch> {
+    let by_tensor_cores = op.tf32().then(|| tensor::forward(op)).flatten();
+    by_tensor_cores.unwrap_or_else(|| plain_forward(op))
+}
+
+fn plain_forward(op: &Conv2d) -> Vec<Launch> {
     let Conv2d { x, weight, bias, y, relu, sizes, .. } = *op;
     let kernels = ["conv2d_forward", "conv2d_forward_narrow"];
     let launch = tiled(kernels, sizes.outputs, sizes.all_pixels(), 1).map(|launch| {
@@ -92,10 +97,17 @@ pub fn forward(op: &Conv2d) -> Vec<Launch> {
 }
 
 pub fn backward(op: &Conv2dBackward) -> Vec<Launch> {
-    let data = op.dx.and_then(|dx| input_gradient(op, dx));
-    let weight = op.dweight.into_iter().flat_map(|d| weight_gradient(op, d));
+    let tf32 = op.forward.tf32();
+    let data = op.dx.into_iter().flat_map(|d| {
+        let by_tensor_cores = tf32.then(|| tensor::input_gradient(op, d)).flatten();
+        by_tensor_cores.unwrap_or_else(|| input_gradient(op, d).into_iter().collect())
+    });
+    let weight = op.dweight.into_iter().flat_map(|d| {
+        let by_tensor_cores = tf32.then(|| tensor::weight_gradient(op, d)).flatten();
+        by_tensor_cores.unwrap_or_else(|| weight_gradient(op, d))
+    });
     let bias = op.dbias.into_iter().flat_map(|d| bias_gradient(op, d));
-    data.into_iter().chain(weight).chain(bias).collect()
+    data.chain(weight).chain(bias).collect()
 }
 
 fn input_gradient(op: &Conv2dBackward, dx: Grad) -> Option<Launch> {

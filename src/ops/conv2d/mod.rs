@@ -6,21 +6,22 @@
 //! W̄[o,i,u,v] = Σ_{b,r,c} z̄[b,o,r,c] · x[b,i,r+u−k/2,c+v−k/2], and β̄[o] = Σ_{b,r,c} z̄[b,o,r,c].
 //! Kernel twin: `kernels/conv2d.cu`.
 //!
-//! This file is the op, and `cuda` sets up the kernels. On the CPU, `winograd` does the 3×3 filters of
-//! many channels, which is nearly all the work, and `cpu` the others: `layout` says how it pads planes and
-//! packs weights, `simd` holds its inner loops.
+//! This file is the op; `cuda` sets up the kernels, `tensor` those of lower precision. On the CPU,
+//! `winograd` does the 3×3 filters of many channels, which is nearly all the work, and `cpu` the others:
+//! `layout` says how it pads planes and packs weights, `simd` holds its inner loops.
 
 mod cpu;
 mod cuda;
 pub(super) mod layout;
 pub(super) mod simd;
+mod tensor;
 mod winograd;
 
 pub use simd::{FULL, Kernels, kernels_f32, kernels_portable};
 
 use super::Operation;
 use crate::backend::cpu::{Mem, Real};
-use crate::graph::{Grad, Graph, Value};
+use crate::graph::{Grad, Graph, Precision, Value};
 use crate::launch::Launch;
 
 /// Sizes of one convolution.
@@ -48,6 +49,14 @@ pub struct Conv2d {
     workspace: Value,
     pub(crate) relu: bool,
     pub(crate) sizes: Sizes,
+    /// Of the products on a GPU; the CPU knows one alone.
+    precision: Precision,
+}
+
+impl Conv2d {
+    fn tf32(&self) -> bool {
+        self.precision == Precision::Tf32
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -92,9 +101,13 @@ fn push(
     let sizes = Sizes { batch, inputs, outputs, height, width, side, pad };
     let name = format!("{} output", g.name(weight).trim_end_matches(".weight"));
     let y = g.work(&name, &[batch, outputs, height, width]);
-    let len = cpu::workspace_len(&sizes);
+    let precision = g.precision();
+    let mut len = cpu::workspace_len(&sizes);
+    if precision == Precision::Tf32 {
+        len = len.max(tensor::forward_len(&sizes));
+    }
     let workspace = g.work("padded input and packed weights", &[len]);
-    g.push(Conv2d { x, weight, bias, y, workspace, relu, sizes });
+    g.push(Conv2d { x, weight, bias, y, workspace, relu, sizes, precision });
     y
 }
 
@@ -111,7 +124,10 @@ impl Operation for Conv2d {
         let Some(dy) = g.grad_of(self.y) else { return };
         let (dx, dweight) = (g.grad_into(self.x), g.grad_into(self.weight));
         let dbias = self.bias.and_then(|b| g.grad_into(b));
-        let len = cpu::gradient_workspace_len(&self.sizes).max(cuda::partial_len(&self.sizes));
+        let mut len = cpu::gradient_workspace_len(&self.sizes).max(cuda::partial_len(&self.sizes));
+        if self.tf32() {
+            len = len.max(tensor::backward_len(&self.sizes));
+        }
         let workspace = g.work("padded gradient and input, partial sums", &[len]);
         g.push(Conv2dBackward { forward: self.clone(), dy, dx, dweight, dbias, workspace });
     }
