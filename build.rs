@@ -29,6 +29,11 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let (fatbin, report) = (out.join("kernels.fatbin"), out.join("ptxas.txt"));
     println!("cargo::rustc-env=PTYCHO_PTXAS_REPORT={}", report.display());
+    let machine_code = out.join("machine-code");
+    println!("cargo::rustc-env=PTYCHO_MACHINE_CODE={}", machine_code.display());
+    // Nothing of an earlier compiler may stay.
+    let _ = fs::remove_dir_all(&machine_code);
+    fs::create_dir_all(&machine_code).expect("OUT_DIR is writable");
     if let Some(nvcc) = nvcc() {
         return compile(&nvcc, &out, &fatbin, &report);
     }
@@ -68,12 +73,14 @@ fn is_new_enough(nvcc: &Path) -> bool {
 }
 
 /// Compiles all kernels in one call, warnings being errors, and keeps what ptxas reports of their
-/// registers and shared memory.
+/// registers and shared memory, and the machine code of each architecture, for tests/budgets.rs.
 fn compile(nvcc: &Path, out: &Path, fatbin: &Path, report: &Path) {
     let source = out.join("kernels.cu");
     fs::write(&source, together()).expect("OUT_DIR is writable");
     let mut command = Command::new(nvcc);
     command.args(["-std=c++17", "-O3", "-fatbin", "-Werror", "all-warnings", "-Xptxas", "-v"]);
+    let kept = out.join("machine-code");
+    command.arg("-keep").arg("-keep-dir").arg(&kept);
     command.arg("-I").arg(Path::new("kernels").canonicalize().expect("kernels/ is there"));
     for architecture in ARCHITECTURES {
         command.arg("-gencode").arg(format!("arch=compute_{architecture},code=sm_{architecture}"));
@@ -85,6 +92,12 @@ fn compile(nvcc: &Path, out: &Path, fatbin: &Path, report: &Path) {
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "the kernels do not compile:\n{text}");
     fs::write(report, text.as_bytes()).expect("OUT_DIR is writable");
+    for file in fs::read_dir(&kept).expect("nvcc keeps its files there") {
+        let path = file.expect("OUT_DIR is readable").path();
+        if path.extension() != Some(OsStr::new("cubin")) {
+            fs::remove_file(path).expect("OUT_DIR is writable");
+        }
+    }
 }
 
 /// One source that includes all: headers first, then each file in a namespace of its own, because

@@ -1,6 +1,6 @@
 // Two-dimensional convolution of 3×3 with bias and optional ReLU, by tensor cores: the products of
 // conv2d.cu with their factors rounded to TF32 (11 significant bits, to the nearest), and sums in
-// single precision. Relative L2 error of a result on noise: 2.8e-4, from two roundings of 2.0e-4.
+// single precision. Relative L2 error of a result on noise: 2.6e-4, from two roundings of 1.8e-4.
 //
 // packed  float  [O/64, I/8, 9, 8, 64]   rounded weights, O and I rounded up, 0 there; of the input
 //                                        gradient turned by 180°, with O and I in each other's place
@@ -11,7 +11,8 @@
 // a product of matrices takes 8 channels under one tap, from the place that the tap gives. Two or
 // three stages are filled by asynchronous copies while one is multiplied; before that, each thread
 // rounds what it has itself copied, in its place, and lets through what a ReLU has. One barrier a
-// stage.
+// stage. Where the tiles are too few for a GPU, as at 8×8, the channels are cut into slices too, whose
+// sums another kernel joins.
 //
 // Forward, input gradient: a block has 64 channels × 128 pixels of the result, a warp all 64 × 32, a
 // thread 64 sums. Weight gradient: a block has 64 outputs × 16 inputs × 9 taps, a warp 32 × 8 × 9;
@@ -21,143 +22,31 @@
 // where the fours of row t are exchanged by 2 t; pixels [t][g] of planes that are 8 floats apart
 // modulo 32; and pixels [g][t] of planes that are 4, 12, 20 or 28 apart.
 //
-// Ladder. Not measured, since no GPU was there: ESTIMATES for the layers of the largest share at batch
-// 16 (4.83 GFLOP each: 64 → 64 at 64², 128 → 128 at 32², 256 → 256 at 16²), for an H100 of 495 TFLOP/s
-// in TF32, of which mma.sync reaches 60 % at best, and 3 TB/s.
-//   fp32 kernels: 67 TFLOP/s at most                                          72 µs, more likely 130
-//   one tap at a time, pixels gathered nine times by copies of 4 bytes:
-//     64 × 128 × 9 × 4 bytes through the first cache for 64 × 128 × 9 × 64 products  about 60 µs
-//   tiles with border, this file: bounds per stage and block of 576 mma
-//     tensor cores                       16 µs (300 TFLOP/s)
-//     shared memory, 12 reads per 16 mma: 24 of 32 cycles of an A100, of 26 on an H100
-//     second cache, 45 FLOP per byte:    20 µs at 5.5 TB/s
-//     memory, 17 MB in and 17 out at 64²: 11 µs; 8 and 4 MB at 32² and 16² stay in the cache
-//     together, with the first and last stages of blocks uncovered                   about 30 µs
-//   weight gradient: 26 reads per 18 mma, so shared memory is what limits it         about 35 µs
-// Next: weights packed by the update, both towers in one launch, wgmma.
+// Ladder. Nothing here was measured, since no GPU was there: ESTIMATES for the three products of 4.83
+// GFLOP at batch 16 (64 → 64 at 64², 128 → 128 at 32², 256 → 256 at 16²), on an H100 of 132 × 1.76 GHz,
+// 495 TFLOP/s in TF32 of which mma.sync reaches 62 % at best, 5.5 TB/s from the second cache, 3 from memory.
+//   the fp32 kernels                      72 µs at 67 TFLOP/s, as such kernels go about 130
+//   a tap at a time, pixels gathered nine times by copies of 4 bytes    60 µs, by the first cache
+//   tiles with border, this file; cycles of a stage of 590 k products, 4096 of them in each layer:
+//     tensor cores 890, shared memory 1190 (864 for factors, 120 to round, 210 to fill): 21 µs;
+//     second cache, 45 FLOP a byte: 20 µs; memory at 64²: 11 µs, at 32² and 16² less
+//     forward 25 µs, of 256 → 256 one block on each multiprocessor, so 30; input gradient 28 to 33, with
+//     the mask's images; weight gradient 1660 cycles, 26 reads for 18 products: 35
+//   slices of channels: the products at 8² have 16 blocks and 32 stages, 18 µs; with 4 slices 7 µs
+// Next: weights packed by the update, both towers in one launch, storage in half precision, wgmma.
 //
 // CPU twin: src/ops/conv2d/; S, tiles and grids: src/ops/conv2d/tensor.rs.
 
 #include "common.cuh"
-#include "layer.cuh"
+#include "tensor_tile.cuh"
 
-constexpr int kThreads = 128;  // of a block: THREADS in src/ops/conv2d/tensor.rs
-constexpr int kSide = 3;       // of the filter
-constexpr int kTaps = kSide * kSide;
+using namespace tensor_tile;
+
 constexpr int kDepth = 8;      // terms of one product of matrices: channels, or pixels in a row
 constexpr int kRows = 64;      // channels of the result that a block computes
 constexpr int kFilters = kTaps * kDepth * kRows;  // floats of the weights in a stage
-constexpr int kTeam = 16;      // threads that copy one plane
-constexpr int kBefore = 4;     // floats before the tile in a row of a plane: border, still aligned
 constexpr int kGradient = 64 + 4;  // floats of a plane of dy: 64 pixels, other banks
 constexpr int kInputs = 16;    // channels of x in a block of the weight gradient
-
-// A tile of pixels of some samples, each count a power of two given by its logarithm, and how it lies
-// in shared memory.
-struct Tile {
-    int columns, rows;  // logarithms
-    int samples;
-    int plane;          // floats of one channel, border included
-    int sample, row, column;  // where it begins in the result
-};
-
-// The tile `i` of all that cover the results of a batch.
-__device__ inline Tile tile_at(int i, const Layer& l, int columns, int rows, int samples, int plane)
-{
-    const int across = (l.width + (1 << columns) - 1) >> columns;
-    const int down = (l.height + (1 << rows) - 1) >> rows;
-    const int column = i % across, row = i / across % down, sample = i / across / down;
-    return {columns, rows, samples, plane, sample * samples, row << rows, column << columns};
-}
-
-__device__ inline int pitch(const Tile& t) { return (1 << t.columns) + 2 * kBefore; }
-
-// Where pixel (row, column) of a sample lies in a plane; both may lie in the border.
-__device__ inline int place(const Tile& t, int sample, int row, int column)
-{
-    return (sample * ((1 << t.rows) + kSide - 1) + row) * pitch(t) + kBefore + column;
-}
-
-// The row of 8 pixels that is the `i`th of a tile.
-struct Eight {
-    int sample, row, column;
-};
-
-__device__ inline Eight eight(const Tile& t, int i)
-{
-    const int across = t.columns - 3;
-    return {i >> across >> t.rows, i >> across & ((1 << t.rows) - 1),
-            (i & ((1 << across) - 1)) * 8};
-}
-
-// Calls each(sample, row, column, four or one pixels) for the part of a plane that this thread copies:
-// rows of whole fours, then the two columns beside them that the taps see.
-template <class Each>
-__device__ inline void each_piece(const Tile& t, int pad, Each each)
-{
-    const int lane = (int)threadIdx.x % kTeam, fours = t.columns - 2;
-    const int rows = (1 << t.rows) + kSide - 1;
-    for (int s = 0; s < t.samples; ++s) {
-        for (int i = lane; i < rows << fours; i += kTeam) {
-            each(s, i >> fours, (i & ((1 << fours) - 1)) * 4, 4);
-        }
-        for (int i = lane; i < 2 * rows; i += kTeam) {
-            each(s, i / 2, i % 2 < pad ? i % 2 - pad : (1 << t.columns) + i % 2 - pad, 1);
-        }
-    }
-}
-
-// Starts to copy what lies at `at` of a row of `columns` numbers, 0 outside of it or if not `valid`.
-__device__ inline void copy(
-    float* to, const float* row, int at, int columns, int count, bool valid)
-{
-    if (count == 4 && columns % 4 == 0) {
-        const bool inside = valid && at < columns;
-        return cp_async16(to, inside ? row + at : row, inside);
-    }
-    for (int i = 0; i < count; ++i) {
-        const bool inside = valid && at + i >= 0 && at + i < columns;
-        cp_async4(to + i, inside ? row + at + i : row, inside);
-    }
-}
-
-// Starts to copy the tile of one channel of image, and that of `positive`, if given, to behind it.
-__device__ inline void copy_plane(float* to, int behind, const float* image, const float* positive,
-                                  const Layer& l, const Tile& t, int channel)
-{
-    each_piece(t, l.pad, [&](int s, int row, int column, int count) {
-        const int b = t.sample + s, r = t.row + row - l.pad, c = t.column + column;
-        const bool valid = b < l.total && channel < l.from && r >= 0 && r < l.rows;
-        const size_t from = valid ? ((size_t)(b * l.from + channel) * l.rows + r) * l.columns : 0;
-        float* there = to + place(t, s, row, column);
-        copy(there, image + from, c, l.columns, count, valid);
-        if (positive) copy(there + behind, positive + from, c, l.columns, count, valid);
-    });
-}
-
-// Rounds what this thread has copied to `at`, or sets it to 0 where `masked` and what lies behind it
-// is not positive.
-__device__ inline void settle(float* at, int behind, bool masked, int count)
-{
-    if (count == 4) {
-        float4 x = *reinterpret_cast<const float4*>(at);
-        if (masked) {
-            const float4 y = *reinterpret_cast<const float4*>(at + behind);
-            x = make_float4(y.x > 0.0f ? x.x : 0.0f, y.y > 0.0f ? x.y : 0.0f,
-                            y.z > 0.0f ? x.z : 0.0f, y.w > 0.0f ? x.w : 0.0f);
-        }
-        *reinterpret_cast<float4*>(at) = make_float4(tf32(x.x), tf32(x.y), tf32(x.z), tf32(x.w));
-    } else {
-        *at = masked && !(at[behind] > 0.0f) ? 0.0f : tf32(*at);
-    }
-}
-
-__device__ inline void settle_plane(float* to, int behind, bool masked, const Tile& t, int pad)
-{
-    each_piece(t, pad, [&](int s, int row, int column, int count) {
-        settle(to + place(t, s, row, column), behind, masked, count);
-    });
-}
 
 // The place of row `channel` of the packed weights in a row of 64: fours are exchanged by 2 (k mod 4).
 __device__ inline int exchanged(int k, int channel) { return channel ^ k % 4 * 8; }
@@ -244,11 +133,12 @@ __device__ inline void store_all(
     }
 }
 
-// Convolution of x, masked by `positive` if given, with packed filters.
+// Convolution of x, masked by `positive` if given, with packed filters: that part of its sums over
+// channels that is this block's slice.
 template <int kStages, class Store>
 __device__ inline void correlate(
     float* shared, const float* x, const float* positive, const float* packed, const Layer& l,
-    const Tile& tile, Store store)
+    const Tile& tile, int slice, Store store)
 {
     const int behind = positive ? kDepth * tile.plane : 0;
     const int stage = kFilters + kDepth * tile.plane + behind;
@@ -269,17 +159,18 @@ __device__ inline void correlate(
         pixel[j] = t * tile.plane + place(tile, at.sample, at.row, at.column - l.pad + g);
     }
     float total[4][4][4] = {};
-    for (int step = 1 - kStages; step < steps; ++step) {
-        if (step >= 0) {
+    const int first = (int)blockIdx.z * slice, end = min(first + slice, steps);
+    for (int step = first + 1 - kStages; step < end; ++step) {
+        if (step >= first) {
             cp_async_wait<kStages - 2>();
             float* image = shared + step % kStages * stage + kFilters;
             settle_plane(image + channel * tile.plane, behind, positive != nullptr, tile, l.pad);
             // All is there, and the stage before this one has been read.
             __syncthreads();
         }
-        if (step + kStages - 1 < steps) load(step + kStages - 1);
+        if (step + kStages - 1 < end) load(step + kStages - 1);
         cp_async_commit();
-        if (step < 0) continue;
+        if (step < first) continue;
         const float* now = shared + step % kStages * stage;
         multiply(now, now + kFilters, pixel, tile, total);
     }
@@ -307,13 +198,17 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_tf32_forward(
     const float* __restrict__ packed,  // [O/64, I/8, 9, 8, 64]
     const float* __restrict__ bias,    // [O], if biased
     float*       __restrict__ y,       // [B, O, H, W]
+    float*       __restrict__ partial, // [S, B, O, H, W], `behind` what is packed, if S > 1
     int inputs, int outputs, int height, int width, int pad, int batch,
-    int tile_columns, int tile_rows, int tile_samples, int plane, int biased, int relu)
+    int tile_columns, int tile_rows, int tile_samples, int plane, int slice, int behind,
+    int biased, int relu)
 {
     SHARED_DYN(float, shared);
     const Layer l = onward(inputs, outputs, height, width, kSide, pad, batch);
     const Tile tile = tile_at((int)blockIdx.x, l, tile_columns, tile_rows, tile_samples, plane);
+    partial += behind + blockIdx.z * ((size_t)batch * l.into * l.height * l.width);
     const auto store = [=](size_t at, int o, float4 z, int count) {
+        if (gridDim.z > 1) return put_four(&partial[at], 0, z, count, width % 4 == 0);
         const float more = biased ? bias[o] : 0.0f;
         z = make_float4(z.x + more, z.y + more, z.z + more, z.w + more);
         if (relu) {
@@ -321,7 +216,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_tf32_forward(
         }
         put_four(&y[at], 0, z, count, width % 4 == 0);
     };
-    correlate<3>(shared, x, nullptr, packed, l, tile, store);
+    correlate<3>(shared, x, nullptr, packed, l, tile, slice, store);
 }
 KERNEL_EXPORT(conv2d_tf32_forward)
 
@@ -331,18 +226,38 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_tf32_backward_data
     const float* __restrict__ y,       // [B, O, H, W]
     const float* __restrict__ packed,  // [I/64, O/8, 9, 8, 64]
     float*       __restrict__ dx,      // [B, I, rows, columns]
+    float*       __restrict__ partial, // [S, B, I, rows, columns], `behind` what is packed, if S > 1
     int inputs, int outputs, int height, int width, int pad, int batch,
-    int tile_columns, int tile_rows, int tile_samples, int plane, int relu, int accumulate)
+    int tile_columns, int tile_rows, int tile_samples, int plane, int slice, int behind,
+    int relu, int accumulate)
 {
     SHARED_DYN(float, shared);
     const Layer l = back(inputs, outputs, height, width, kSide, pad, batch);
     const Tile tile = tile_at((int)blockIdx.x, l, tile_columns, tile_rows, tile_samples, plane);
+    partial += behind + blockIdx.z * ((size_t)batch * l.into * l.height * l.width);
     const auto store = [=](size_t at, int, float4 z, int count) {
+        if (gridDim.z > 1) return put_four(&partial[at], 0, z, count, l.width % 4 == 0);
         put_four(&dx[at], accumulate, z, count, l.width % 4 == 0);
     };
-    correlate<2>(shared, dy, relu ? y : nullptr, packed, l, tile, store);
+    correlate<2>(shared, dy, relu ? y : nullptr, packed, l, tile, slice, store);
 }
 KERNEL_EXPORT(conv2d_tf32_backward_data)
+
+// One thread per pixel adds the slices of its sum in their order.
+extern "C" __global__ void conv2d_tf32_join(
+    const float* __restrict__ partial,  // [S, B, C, H, W], `behind` what is packed
+    const float* __restrict__ bias,     // [C], if biased
+    float*       __restrict__ image,    // [B, C, H, W]
+    int channels, int plane, int total, int slices, int behind, int biased, int relu, int accumulate)
+{
+    const int i = element();
+    if (i >= total) return;
+
+    float sum = biased ? bias[i / plane % channels] : 0.0f;
+    for (int s = 0; s < slices; ++s) sum += partial[behind + (size_t)s * total + i];
+    put(&image[i], accumulate, relu ? fmaxf(sum, 0.0f) : sum);
+}
+KERNEL_EXPORT(conv2d_tf32_join)
 
 // Calls each(place in the planes of dy, channel) for the four pixels of every 8th output that this
 // thread copies.

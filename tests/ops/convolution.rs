@@ -1,12 +1,14 @@
 //! The convolution.
 
-use ptycho_gpu::graph::Graph;
+use ptycho_gpu::graph::{Graph, Precision};
 use ptycho_gpu::ops::conv2d::{conv2d, conv2d_valid};
+use ptycho_gpu::ops::head_sum::head_sum;
 use ptycho_gpu::ops::reflect_pad::reflect_pad;
 use ptycho_gpu::ops::shuffle::{gather_blocks, spread_blocks};
 use ptycho_gpu::ops::transposed_filter::transposed_filter;
+use ptycho_gpu::ops::upsample::upsample;
 
-use crate::support::{Case, case, filled, relative};
+use crate::support::{Case, case, case_in, filled, relative};
 
 fn convolution(x: [usize; 4], outputs: usize, side: usize, relu: bool) -> Case {
     case(|g| {
@@ -118,6 +120,75 @@ fn a_valid_convolution_sees_no_zeros() {
         ("w.weight", &[0.0, 0.0, 1.0, 0.0, 10.0, 0.0, 100.0, 0.0, 0.0]),
     ];
     assert_eq!(filled(build, &given), [963.0, 1074.0]);
+}
+
+fn by_tensor_cores(x: [usize; 4], outputs: usize, relu: bool) -> Case {
+    case_in(Precision::Tf32, |g| {
+        let weight = g.param("w.weight", &[outputs, x[1], 3, 3]);
+        let (x, bias) = (g.param("x", &x), g.param("bias", &[outputs]));
+        conv2d(g, x, weight, Some(bias), relu)
+    })
+}
+
+/// Whole tiles; sides that no tile divides, odd and of whole fours; several samples in a tile; more
+/// channels than a block has, and numbers of them that no stage divides.
+const SHAPES: [([usize; 4], usize); 6] = [
+    ([2, 32, 8, 16], 64),
+    ([1, 35, 7, 11], 70),
+    ([2, 40, 12, 20], 33),
+    ([5, 64, 4, 4], 32),
+    ([3, 9, 3, 5], 40),
+    ([1, 48, 5, 33], 36),
+];
+
+#[test]
+fn tensor_cores_convolve_to_eleven_bits() {
+    for (x, outputs) in SHAPES {
+        by_tensor_cores(x, outputs, false).check(1e-6);
+    }
+}
+
+#[test]
+fn tensor_cores_pass_gradient_only_where_a_relu_is_positive() {
+    for (x, outputs) in SHAPES {
+        by_tensor_cores(x, outputs, true).coarse().check(1e-6);
+    }
+}
+
+#[test]
+fn narrow_layers_stay_in_single_precision() {
+    let case = |outputs| by_tensor_cores([2, 3, 6, 9], outputs, false);
+    assert!([7, 31, 64].map(case).iter().all(|case| !case.launches("tf32")));
+    assert!(by_tensor_cores([1, 8, 6, 9], 32, false).launches("conv2d_tf32_forward"));
+    assert!(!by_tensor_cores([1, 8, 6, 9], 32, false).launches("conv2d_tf32_backward_data"));
+}
+
+#[test]
+fn tensor_cores_convolve_without_zeros_around_the_image() {
+    for (x, outputs) in [([2, 33, 10, 9], 40), ([1, 32, 6, 18], 65), ([2, 40, 14, 14], 32)] {
+        case_in(Precision::Tf32, |g| {
+            let weight = g.param("w.weight", &[outputs, x[1], 3, 3]);
+            let (x, bias) = (g.param("x", &x), g.param("bias", &[outputs]));
+            conv2d_valid(g, x, weight, Some(bias))
+        })
+        .check(1e-6);
+    }
+}
+
+#[test]
+fn tensor_cores_add_to_the_gradients_that_are_there() {
+    for side in [6, 8] {
+        case_in(Precision::Tf32, |g| {
+            // So many channels that their sums are cut into slices.
+            let weight = g.param("w.weight", &[66, 66, 3, 3]);
+            let x = g.param("x", &[2, 66, side, side]);
+            let inner = conv2d(g, x, weight, None, false);
+            let up = upsample(g, x);
+            let outer = conv2d(g, up, weight, None, false);
+            head_sum(g, inner, outer, false)
+        })
+        .check(1e-6);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use ptycho_gpu::backend::{self, Backend, Chosen, cpu::Cpu};
 use ptycho_gpu::config::Device;
-use ptycho_gpu::graph::{Graph, Role, Stage, Value};
+use ptycho_gpu::graph::{Graph, Precision, Role, Stage, Value};
 use ptycho_gpu::measure::selftest::Margins;
 use ptycho_gpu::plan::Plan;
 use ptycho_gpu::random::{Purpose, Stream};
@@ -25,6 +25,11 @@ const ADJOINT: f64 = 1e-12;
 /// Relative L2 error of an op on CUDA against f64, or this many times what the CPU may have where
 /// several ops stand in a row.
 const CUDA: (f64, f64) = (1e-5, 10.0);
+
+/// Relative L2 error of a convolution by tensor cores against f64. A factor rounded to 11 significant
+/// bits is off by 2.0e-4 in the mean square (2^-10 / √12 / m, for m the number over the power of two
+/// below it), a product of two by 2.8e-4, and so is a sum of many that cancel as noise does.
+const TF32: f64 = 5e-4;
 
 /// The CUDA device of this machine.
 pub fn cuda() -> Option<&'static Chosen> {
@@ -48,12 +53,19 @@ pub struct Case {
     grads: Vec<Value>,
     given: HashMap<String, Vec<f64>>,
     low: f64,
+    coarse: bool,
+    precision: Precision,
 }
 
 /// `build` appends the op and returns its output. What it makes with `g.param` gets its gradient
 /// checked; everything is filled with noise in [−1, 1) unless the case says otherwise.
 pub fn case(build: impl FnOnce(&mut Graph) -> Value) -> Case {
-    let mut g = Graph::default();
+    case_in(Precision::Fp32, build)
+}
+
+/// The same with convolutions of this precision on CUDA.
+pub fn case_in(precision: Precision, build: impl FnOnce(&mut Graph) -> Value) -> Case {
+    let mut g = Graph::with_precision(precision);
     let output = build(&mut g);
     g.keep(output);
     let shape = g.shape(output).to_vec();
@@ -63,7 +75,8 @@ pub fn case(build: impl FnOnce(&mut Graph) -> Value) -> Case {
     let params = g.of_role(Role::Param);
     let grads =
         params.iter().map(|&p| g.grad_of(p).expect("output depends on every param")).collect();
-    Case { plan: Plan::new(g), output, seed, params, grads, given: HashMap::new(), low: -1.0 }
+    let (plan, given) = (Plan::new(g), HashMap::new());
+    Case { plan, output, seed, params, grads, given, low: -1.0, coarse: false, precision }
 }
 
 impl Case {
@@ -74,9 +87,23 @@ impl Case {
         self
     }
 
+    /// Whether a kernel is launched whose name contains `name`.
+    pub fn launches(&self, name: &str) -> bool {
+        let mut launches = self.plan.steps.iter().flat_map(|step| step.op.launches());
+        launches.any(|launch| launch.kernel.contains(name))
+    }
+
     /// Noise in [0.1, 1.1) instead: for ops that are defined for positive numbers.
     pub fn positive(mut self) -> Case {
         self.low = 0.1;
+        self
+    }
+
+    /// Parameters are whole eighths, which every precision multiplies exactly, biases halfway between
+    /// their products: a ReLU is then open at the same pixels everywhere. With noise it is not, and each
+    /// pixel that differs takes a whole term out of a gradient.
+    pub fn coarse(mut self) -> Case {
+        self.coarse = true;
         self
     }
 
@@ -101,7 +128,11 @@ impl Case {
         self.compare("CPU", &mut Cpu::<f32>::new(self.plan.clone()), &want, tolerance);
         if let Some(device) = cuda() {
             let mut cuda = device.open(self.plan.clone()).unwrap();
-            self.compare("CUDA", cuda.as_mut(), &want, CUDA.0.max(CUDA.1 * tolerance));
+            let tolerance = match self.precision {
+                Precision::Fp32 => CUDA.0.max(CUDA.1 * tolerance),
+                Precision::Tf32 => TF32,
+            };
+            self.compare("CUDA", cuda.as_mut(), &want, tolerance);
         }
         if self.params.is_empty() {
             return;
@@ -178,7 +209,12 @@ impl Case {
         }
         let mut stream = Stream::new(1, Purpose::Noise, v.0 as u32);
         let (low, width) = (self.low, if self.low < 0.0 { 2.0 } else { 1.0 });
-        (0..slot.len()).map(|_| f64::from((low + width * stream.uniform()) as f32)).collect()
+        let noise = (0..slot.len()).map(|_| f64::from((low + width * stream.uniform()) as f32));
+        if !(self.coarse && slot.role == Role::Param) {
+            return noise.collect();
+        }
+        let from_zero = if slot.name == "bias" { 1.0 / 128.0 } else { 0.0 };
+        noise.map(|x| (8.0 * x).floor() / 8.0 + from_zero).collect()
     }
 
     fn direction(&self, v: Value) -> Vec<f64> {

@@ -264,7 +264,7 @@ bool Block::open_warp_barrier(Thread* lanes, unsigned size, unsigned mask)
 // to a precision of its own; here they are added exactly, and rounded once.
 void Block::multiply(const Thread* lanes)
 {
-    float a[16][8], b[8][8];
+    double a[16][8], b[8][8];
     for (unsigned i = 0; i < kWarp; ++i) {
         const auto& f = *reinterpret_cast<const Fragments*>(lanes[i].collective.given);
         const unsigned g = i / 4, t = i % 4;
@@ -285,7 +285,7 @@ void Block::multiply(const Thread* lanes)
         for (unsigned k = 0; k < 4; ++k) {
             const unsigned row = i / 4 + 8 * (k / 2), column = 2 * (i % 4) + k % 2;
             double sum = d[k];
-            for (unsigned n = 0; n < 8; ++n) sum += (double)a[row][n] * (double)b[n][column];
+            for (unsigned n = 0; n < 8; ++n) sum += a[row][n] * b[n][column];
             d[k] = (float)sum;
         }
     }
