@@ -66,13 +66,20 @@ pub enum Stage {
 }
 
 /// To what the factors of a convolution's products are rounded on a GPU. Sums are in single precision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 24 significant bits: not at all.
     #[default]
     Fp32,
     /// 11 significant bits, where tensor cores pay (`ops/conv2d/tensor.rs`).
     Tf32,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(if *self == Precision::Tf32 { "TF32" } else { "single precision" })
+    }
 }
 
 /// What the graph knows of a buffer.

@@ -10,7 +10,7 @@ use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{ModelConfig, PatchWeighting};
 use crate::data::grouping::Groups;
 use crate::data::scan::{Position, Scan};
-use crate::graph::Stage;
+use crate::graph::{Precision, Stage};
 use crate::models::physics::{checkerboard, probe_intensity};
 use crate::models::plans::{self, Inference};
 use crate::reconstruct::modes;
@@ -44,6 +44,7 @@ pub struct Network {
     model: ModelConfig,
     batch: usize,
     device: Chosen,
+    precision: Precision,
     /// [S, P, N, N] learned probes with the checkerboard, in the engine's gauge.
     probe: Option<Tensor>,
 }
@@ -79,8 +80,14 @@ impl Network {
             model,
             batch: batch_size,
             device: device.clone(),
+            precision: Precision::Fp32,
             probe,
         })
+    }
+
+    /// The same network, applied with this precision; it is single precision else.
+    pub fn in_precision(self, precision: Precision) -> Network {
+        Network { precision, ..self }
     }
 
     /// What the network was trained as.
@@ -176,7 +183,7 @@ impl Network {
         orientation: &Orientation,
         input_scale: f64,
     ) -> Result<Loaded> {
-        let build = |canvas| plans::inference(&self.model, self.batch, canvas);
+        let build = |canvas| plans::inference_in(self.precision, &self.model, self.batch, canvas);
         let on_device = canvas.filter(|_| matches!(self.device, Chosen::Cuda(_))).map(|canvas| {
             let size = [canvas.height, canvas.width];
             plans::Canvas { size, crop, transpose: orientation.transpose }

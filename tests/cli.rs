@@ -285,6 +285,17 @@ fn quiet_says_nothing_and_usage_errors_exit_with_2() {
 }
 
 #[test]
+fn the_precision_of_tensor_cores_is_refused_on_the_cpu() {
+    let place = Place::new();
+    let scan = place.name("S.npz");
+    let asked = ["--device", "cpu", "--precision", "tf32"];
+    place.training_refuses(&scan, &asked, &["--precision tf32", "--device cuda"]);
+    let out = place.name("REFUSED");
+    let infer = ["infer", "--model-path", &scan, "--test-data", &scan, "--output-dir", &out];
+    refuses(&[&infer[..], &asked].concat(), &["--precision tf32", "--device cuda"]);
+}
+
+#[test]
 fn a_device_that_is_not_there_is_an_error() {
     let place = Place::new();
     let scan = place.name("S.npz");

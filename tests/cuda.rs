@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use ndarray::{ArrayD, Zip};
 use num_complex::Complex32;
-use ptycho_gpu::backend;
+use ptycho_gpu::backend::{self, Backend, cpu::Cpu};
 use ptycho_gpu::checkpoint::Checkpoint;
 use ptycho_gpu::config::Device;
 use ptycho_gpu::data::Npz;
+use ptycho_gpu::graph::{Graph, Precision, Stage};
+use ptycho_gpu::ops::conv2d::conv2d;
+use ptycho_gpu::plan::Plan;
+use ptycho_gpu::random::{Purpose, Stream};
 use ptycho_gpu::report::history;
 use tempfile::TempDir;
 
@@ -37,19 +41,42 @@ fn workplace() -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-/// Trains a narrow network, two patterns a step unless `more` has another number; what it says.
+/// Trains a narrow network, two patterns a step unless `more` has another number, in single precision
+/// unless it has another; what it says.
 fn train(scan: &Path, folder: &Path, more: &[&str]) -> String {
     let batch = if more.contains(&"--batch-size=1") { &[][..] } else { &["--batch-size=2"] };
+    let given = more.iter().any(|option| option.starts_with("--precision"));
+    let precision = if given { &[][..] } else { &["--precision=fp32"] };
     let narrow = ["--n-filters-scale=1", "--seed=3"];
     let mut command = program();
     command.arg("train").arg("--train-data-file").arg(scan).arg("--output-dir").arg(folder);
-    let done = command.args(narrow).args(batch).args(more).assert().success();
+    let done = command.args(narrow).args(batch).args(precision).args(more).assert().success();
     String::from_utf8_lossy(&done.get_output().stderr).into_owned()
 }
 
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
 fn infer(model: &Path, scan: &Path, folder: &Path, device: &str) -> ArrayD<Complex32> {
+    infer_in("fp32", model, scan, folder, device)
+}
+
+fn infer_in(
+    precision: &str,
+    model: &Path,
+    scan: &Path,
+    folder: &Path,
+    device: &str,
+) -> ArrayD<Complex32> {
     let mut command = program();
-    command.arg("infer").arg("--model-path").arg(model).arg("--test-data").arg(scan);
+    command
+        .arg("infer")
+        .args(["--precision", precision])
+        .arg("--model-path")
+        .arg(model)
+        .arg("--test-data")
+        .arg(scan);
     command.arg("--output-dir").arg(folder).args(["--device", device, "--batch-size=4"]);
     command.assert().success();
     Npz::open(folder.join("reconstruction.npz")).unwrap().c64("object").unwrap()
@@ -101,6 +128,136 @@ fn ten_steps_have_the_same_losses_on_both_devices() {
         assert_eq!(losses[0].len(), 10);
         for (cpu, cuda) in losses[0].iter().zip(&losses[1]) {
             assert!(((cuda - cpu) / cpu).abs() <= 1e-3, "{more:?}: {losses:?}");
+        }
+    }
+}
+
+/// Relative difference of the losses of ten steps in TF32 from those in single precision. The factors
+/// of each of a dozen products in a row are off by 2e-4; Adam then moves weights whose gradients are
+/// lost in that by whole steps.
+const TF32_LOSSES: f64 = 5e-3;
+
+#[test]
+fn ten_steps_in_tf32_have_nearly_the_losses_of_single_precision() {
+    if !device() {
+        return;
+    }
+    let (place, scan) = workplace();
+    let common = ["--device=cuda", "--n-images=1", "--batch-size=1", "--max-epochs=10"];
+    let losses = ["fp32", "tf32"].map(|precision| {
+        let folder = place.path().join(precision);
+        let asked = format!("--precision={precision}");
+        train(&scan, &folder, &[&common[..], &[&asked]].concat());
+        let recorded = &json(&folder.join("run.json"))["configuration"]["precision"];
+        assert_eq!(recorded, &serde_json::json!({ "value": precision, "origin": "flag" }));
+        let rows = history::read(folder.join("history.csv")).unwrap().rows;
+        rows.iter().map(|row| row[3]).collect::<Vec<f64>>()
+    });
+    assert!(losses[0] != losses[1], "tensor cores have fewer digits");
+    for (fp32, tf32) in losses[0].iter().zip(&losses[1]) {
+        assert!(((tf32 - fp32) / fp32).abs() <= TF32_LOSSES, "{losses:?}");
+    }
+}
+
+#[test]
+fn a_resumed_training_keeps_its_precision_and_takes_the_same_steps() {
+    if !device() {
+        return;
+    }
+    let (place, scan) = workplace();
+    let [whole, parts] = ["whole", "parts"].map(|name| place.path().join(name));
+    // The schedule of a constant rate does not know how many epochs there will be.
+    let common = ["--device=cuda", "--n-images=1", "--batch-size=1", "--schedule=constant"];
+    let with = |more: &[&'static str]| [&common[..], more].concat();
+    train(&scan, &whole, &with(&["--max-epochs=2", "--precision=tf32"]));
+    train(&scan, &parts, &with(&["--max-epochs=1", "--precision=tf32"]));
+    train(&scan, &parts, &with(&["--max-epochs=2", "--precision=auto", "--resume=auto"]));
+    let recorded = &json(&parts.join("run.json"))["configuration"]["precision"];
+    assert_eq!(recorded, &serde_json::json!({ "value": "tf32", "origin": "checkpoint" }));
+    assert!(weights(&whole) == weights(&parts));
+    let mut elsewhere = program();
+    elsewhere.arg("train").arg("--train-data-file").arg(&scan).arg("--output-dir").arg(&parts);
+    elsewhere.args(["--n-filters-scale=1", "--batch-size=1", "--seed=3", "--n-images=1"]);
+    let output =
+        elsewhere.args(["--device=cpu", "--resume=auto", "--max-epochs=3"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("tf32") && said.contains("--precision fp32"), "{said}");
+    assert!(!output.status.success());
+}
+
+#[test]
+fn inference_in_tf32_is_near_that_of_single_precision_and_says_so() {
+    if !device() {
+        return;
+    }
+    let (place, scan) = workplace();
+    let model = place.path().join("model");
+    train(&scan, &model, &["--device=cpu", "--max-epochs=1"]);
+    let run = |precision: &str| {
+        let folder = place.path().join(precision);
+        let object = infer_in(precision, &model, &scan, &folder, "cuda");
+        (object, json(&folder.join("run.json"))["precision"].clone())
+    };
+    let ((fp32, usual), (tf32, asked)) = (run("auto"), run("tf32"));
+    assert_eq!((usual, asked), ("fp32".into(), "tf32".into()));
+    let flat =
+        |object: ArrayD<Complex32>| object.iter().flat_map(|z| [z.re, z.im]).collect::<Vec<_>>();
+    let error = relative(&flat(tf32), &flat(fp32));
+    assert!(error > 0.0 && error <= 1e-3, "relative L2 {error:.1e}");
+}
+
+/// The layers of the default network for 64 × 64 pixels that are given to tensor cores: inputs,
+/// outputs, side.
+const LAYERS: [[usize; 3]; 10] = [
+    [64, 64, 64],
+    [64, 128, 32],
+    [128, 128, 32],
+    [128, 256, 16],
+    [256, 256, 16],
+    [256, 128, 8],
+    [128, 128, 8],
+    [128, 64, 16],
+    [64, 64, 16],
+    [8, 64, 32],
+];
+
+#[test]
+fn tensor_cores_have_the_layers_of_the_network_to_eleven_bits() {
+    let Ok(device) = backend::choose(Device::Cuda(0)) else { return };
+    for [inputs, outputs, side] in LAYERS {
+        let mut g = Graph::with_precision(Precision::Tf32);
+        let weight = g.param("w.weight", &[outputs, inputs, 3, 3]);
+        let x = g.param("x", &[1, inputs, side, side]);
+        let y = conv2d(&mut g, x, weight, None, false);
+        g.keep(y);
+        let seed = g.input("seed", &[1, outputs, side, side]);
+        g.differentiate(y, seed);
+        let results = [Some(y), g.grad_of(x), g.grad_of(weight)].map(|v| v.expect("a result"));
+        let plan = Plan::new(g);
+        let mut cuda = device.open(plan.clone()).unwrap();
+        let mut cpu = Cpu::<f64>::new(plan);
+        for v in [x, weight, seed] {
+            let noise = Stream::new(1, Purpose::Noise, v.0 as u32);
+            let len = cpu.plan().range(v).len();
+            let noise: Vec<f32> = std::iter::repeat_with({
+                let mut noise = noise;
+                move || (2.0 * noise.uniform() - 1.0) as f32
+            })
+            .take(len)
+            .collect();
+            cuda.write(v, &noise).unwrap();
+            cpu.set(v, &noise.iter().map(|&x| x.into()).collect::<Vec<f64>>());
+        }
+        for stage in [Stage::Forward, Stage::Backward] {
+            cuda.run(stage).unwrap();
+            cpu.run(stage).unwrap();
+        }
+        for (what, v) in ["y", "dx", "dw"].into_iter().zip(results) {
+            let want: Vec<f32> = cpu.get(v).iter().map(|&x| x as f32).collect();
+            let error = relative(&cuda.read(v).unwrap(), &want);
+            println!("{inputs} → {outputs} at {side}²: {what} {error:.2e}");
+            // From two roundings of 2.0e-4 each: src/measure/selftest.rs.
+            assert!(error <= 5e-4, "{inputs} → {outputs} at {side}²: {what} {error:.1e}");
         }
     }
 }

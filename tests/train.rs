@@ -11,7 +11,7 @@ use ndarray::{Array2, Array3, s};
 use ptycho_gpu::checkpoint::Checkpoint;
 use ptycho_gpu::data::{LoadOptions, Patterns, Scan, ScanFile, load, write_scan};
 use ptycho_gpu::report::history;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// A network and an epoch that take as little time as there can be.
@@ -311,6 +311,9 @@ fn the_record_says_everything() {
     assert_eq!(option("seed")["origin"], "flag");
     assert_eq!(option("n")["origin"], "data set");
     assert_eq!(option("learning_rate")["origin"], "default");
+    // What `auto` came to.
+    assert_eq!(option("precision"), &json!({ "value": "fp32", "origin": "device" }));
+    assert_eq!(last(place.path()).metadata["configuration"]["precision"], *option("precision"));
     assert_eq!(record["inputs"][0]["sha256"], read(&scan).source.sha256.as_str());
     let device = &record["device"];
     assert_eq!(device["kind"], "cpu");

@@ -30,6 +30,9 @@ const CUDA: i32 = 13000;
 /// The oldest compute capability that the kernels are compiled for.
 const OLDEST: (i32, i32) = (8, 0);
 
+/// The oldest whose tensor cores know TF32.
+const TENSOR_CORES: (i32, i32) = (8, 0);
+
 /// Memory that plans leave free for the driver's own needs, bytes.
 const RESERVE: usize = 128 << 20;
 
@@ -110,6 +113,12 @@ impl Device {
             driver_cuda: version(*driver),
             kernels_cuda: version(CUDA),
         }
+    }
+
+    /// Whether TF32 is faster than single precision: not where the CPU executes the kernels
+    /// (tests/virtual/).
+    pub fn has_tensor_cores(&self) -> bool {
+        self.compute_capability >= TENSOR_CORES && !self.name.contains("virtual device")
     }
 
     /// Bytes that a plan may take.

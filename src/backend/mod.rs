@@ -11,8 +11,8 @@ use cpu::Cpu;
 use cuda::Cuda;
 pub use description::Description;
 
-use crate::config::Device;
-use crate::graph::{Stage, Value};
+use crate::config::{self, Device};
+use crate::graph::{Precision, Stage, Value};
 use crate::plan::Plan;
 use crate::{Error, Result};
 
@@ -65,6 +65,25 @@ impl Chosen {
                 let free = device.free_memory()?;
                 Ok(Some(limit.map_or(free, |limit| limit.min(free))))
             }
+        }
+    }
+
+    /// The precision that `asked` means here: `auto` is `good` where there are tensor cores.
+    ///
+    /// # Errors
+    /// TF32 on the CPU.
+    pub fn precision(&self, asked: config::Precision, good: Precision) -> Result<Precision> {
+        match (asked, self) {
+            (config::Precision::Tf32, Chosen::Cpu) => Err(Error::Config(
+                "--precision tf32 is that of a GPU's tensor cores, but the CPU computes: use \
+                 --device cuda, or --precision fp32"
+                    .into(),
+            )),
+            (config::Precision::Tf32, Chosen::Cuda(_)) => Ok(Precision::Tf32),
+            (config::Precision::Auto, Chosen::Cuda(device)) if device.has_tensor_cores() => {
+                Ok(good)
+            }
+            (config::Precision::Auto | config::Precision::Fp32, _) => Ok(Precision::Fp32),
         }
     }
 

@@ -5,7 +5,8 @@ use serde_json::json;
 use super::stdout::say;
 use crate::Result;
 use crate::backend::{self, Chosen};
-use crate::config::{Architecture, Device};
+use crate::config::{Architecture, Device, Precision};
+use crate::graph;
 use crate::measure::bench::{self, OpTime, StepTime};
 
 #[derive(Debug, clap::Args)]
@@ -42,6 +43,9 @@ pub struct StepArgs {
     /// Patterns of a batch
     #[arg(long, value_delimiter = ',', default_value = "16")]
     pub batch: Vec<usize>,
+    /// Of convolutions on a GPU: fp32, tf32, or auto for that of a training
+    #[arg(long, value_enum, ignore_case = true, default_value_t)]
+    pub precision: Precision,
     #[command(flatten)]
     pub common: Common,
 }
@@ -100,15 +104,17 @@ fn print_op(time: &OpTime) {
         Some(rate) => (rate, "GFLOP/s"),
         None => (gb_per_s, "GB/s"),
     };
+    let of_roof = of_roof.map_or("   –".into(), |share| format!("{share:>4.0} %"));
     say(format!(
-        "{op:24} {stage:9} {shape:>18} {microseconds:>12.1} {rate:>8.1} {unit:7} {of_roof:>4.0} %"
+        "{op:24} {stage:9} {shape:>18} {microseconds:>12.1} {rate:>8.1} {unit:7} {of_roof}"
     ));
 }
 
 fn step(args: &StepArgs) -> Result<()> {
     let device = args.common.open()?;
+    let precision = device.precision(args.precision, graph::Precision::Tf32)?;
     if !args.common.json {
-        say(&device);
+        say(format!("{device}, convolutions in {precision}"));
         say(format!(
             "{:12} {:8} {:>5} {:>6} {:>12} {:>14} {:>8}",
             "network", "job", "N", "batch", "ms", "patterns/s", "MB"
@@ -116,7 +122,7 @@ fn step(args: &StepArgs) -> Result<()> {
     }
     for &architecture in &args.architecture {
         for (&n, &batch) in args.n.iter().flat_map(|n| args.batch.iter().map(move |b| (n, b))) {
-            for time in bench::steps(&device, architecture, n, batch)? {
+            for time in bench::steps(&device, architecture, n, batch, precision)? {
                 if args.common.json { say(json!(time)) } else { print_step(&time) }
             }
         }

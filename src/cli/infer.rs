@@ -11,7 +11,7 @@ use super::refine;
 use super::report as page;
 use super::train::Compat;
 use crate::checkpoint::{self, Checkpoint};
-use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting};
+use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting, Precision};
 use crate::data::{self, LoadOptions, NpzWriter, Reading, Scan};
 use crate::infer::{Network, Options, Reconstruction, Witness};
 use crate::metrics::{self, DataSpace, Evidence, Shown, Verdict};
@@ -20,7 +20,7 @@ use crate::reconstruction::Saved;
 use crate::report::{self, OutputFolder, RunRecord};
 use crate::save::SaveArgs;
 use crate::stitch::Orientation;
-use crate::{Error, Result, backend, config, reconstruct};
+use crate::{Error, Result, backend, config, graph, reconstruct};
 
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(allow_negative_numbers = true)]
@@ -40,6 +40,9 @@ pub struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:INDEX
     #[arg(long, visible_alias = "accelerator", value_name = "DEVICE", default_value_t)]
     pub device: Device,
+    /// Of convolutions on a GPU: tf32 is for tensor cores, auto means fp32
+    #[arg(long, value_enum, ignore_case = true, value_name = "PRECISION", default_value_t)]
+    pub precision: Precision,
     /// Groups computed at once
     #[arg(
         long,
@@ -205,10 +208,12 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     args.validate()?;
     args.compat.notes().iter().for_each(|note| log::info!("{note}"));
     let device = backend::choose(args.device)?;
+    let precision = device.precision(args.precision, graph::Precision::Fp32)?;
     let started = Instant::now();
     let path = checkpoint::find(&args.model_path, args.checkpoint.into())?;
     let checkpoint = Checkpoint::load(&path)?;
     let network = Network::new(&checkpoint, &path, args.batch_size, &device)?;
+    let network = network.in_precision(precision);
     let (input_domain, nphotons, order) = (args.input_domain, args.nphotons, args.order);
     compare_frames(&checkpoint, &args.reading);
     let reading = args.reading.clone();
@@ -232,6 +237,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let mut record = RunRecord::new("infer");
     record.input(&scan).device(device.describe()).set("checkpoint", path.to_string_lossy());
     record.set("weights_sha256", checkpoint.weights_digest("")).set("model", network.model());
+    record.set("precision", Precision::from(precision));
     record.set("input_scale", result.input_scale).set("gauge", result.gauge);
     record.timing("network_and_stitching_seconds", seconds);
     record.timing("total_seconds", started.elapsed().as_secs_f64());

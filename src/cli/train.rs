@@ -10,7 +10,7 @@ use crate::backend::Chosen;
 use crate::config::{
     self, AmpActivation, Architecture, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder,
     GroupInput, Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, Optimiser,
-    OutputMode, Resume, RowModes, Schedule, TrainConfig,
+    OutputMode, Precision, Resume, RowModes, Schedule, TrainConfig,
 };
 use crate::data::{self, LoadOptions, Reading, Scan, check_network_side};
 use crate::reconstruct::modes;
@@ -19,8 +19,8 @@ use crate::report::live::Facts;
 use crate::report::{self, Curve, OutputFolder, RunRecord, Series, loggers};
 use crate::train::synthetic::{Supply, Synthetic};
 use crate::train::teacher::Teacher;
-use crate::train::{Material, Outcome, Trainer, Watched};
-use crate::{Error, Result, backend};
+use crate::train::{Material, Outcome, Trainer, Watched, precision};
+use crate::{Error, Result, backend, graph};
 
 /// Every option is optional, so that what was given can be told from what was not: a value comes
 /// from the flag, else from `--config`, else from the data set, else from the default. The field
@@ -243,6 +243,10 @@ pub struct Args {
     /// auto, cpu, cuda or cuda:INDEX [default: auto]
     #[arg(long, visible_alias = "accelerator", value_name = "DEVICE", help_heading = "Run")]
     pub device: Option<Device>,
+    /// Of convolutions on a GPU: tf32 is for tensor cores, auto means it where the GPU has them; a
+    /// resumed training keeps what it had [default: auto]
+    #[arg(long, value_enum, ignore_case = true, value_name = "PRECISION", help_heading = "Run")]
+    pub precision: Option<Precision>,
     /// Bytes of buffers that a training may take, such as 8e9; patterns that do not fit are streamed
     /// from memory [default: what the device has]
     #[arg(long, value_parser = bytes, value_name = "BYTES", help_heading = "Run")]
@@ -333,6 +337,8 @@ pub fn train(args: &Args) -> Result<Outcome> {
     report::log::init(draft.run.quiet);
     args.compat.notes().iter().for_each(|note| log::info!("{note}"));
     let device = backend::choose(draft.run.device)?;
+    // Before scans are read, which takes long.
+    device.precision(draft.run.precision, graph::Precision::Fp32)?;
     let folder = &draft.run.output_dir;
     let _guard = OutputFolder::create(folder)?;
     let mut material = material(&draft)?;
@@ -346,7 +352,7 @@ pub fn train(args: &Args) -> Result<Outcome> {
         nphotons: None,
         labels: train.iter().chain(test).all(|scan| scan.labels.is_some()),
     };
-    let resolved = config::resolve(args, &facts)?;
+    let resolved = precision::decided(&config::resolve(args, &facts)?, &device)?;
     let mut record = RunRecord::new("train");
     record.configuration(&resolved).device(device.describe()).seed(resolved.config.run.seed);
     let like = material.supply.iter().map(Supply::like);

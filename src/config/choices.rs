@@ -260,6 +260,29 @@ pub enum Logger {
     Tensorboard,
 }
 
+/// To what a GPU rounds the factors of convolutions. Sums, weights and all else have single precision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Precision {
+    /// TF32 for training on a GPU with tensor cores, else single precision.
+    #[default]
+    Auto,
+    /// Not at all: the results of the CPU, but for the order of sums.
+    Fp32,
+    /// 11 significant bits, on tensor cores.
+    Tf32,
+}
+
+impl From<crate::graph::Precision> for Precision {
+    fn from(precision: crate::graph::Precision) -> Precision {
+        match precision {
+            crate::graph::Precision::Fp32 => Precision::Fp32,
+            crate::graph::Precision::Tf32 => Precision::Tf32,
+        }
+    }
+}
+
 /// Where the arithmetic is done: `auto`, `cpu`, `cuda` or `cuda:1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

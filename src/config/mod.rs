@@ -19,7 +19,7 @@ mod validate;
 pub use choices::{
     AmpActivation, Architecture, Checkpoint, ClipAlgorithm, Device, FrameOrder, GroupInput,
     Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, Optimiser, OutputMode,
-    PatchWeighting, Resume, RowModes, Schedule,
+    PatchWeighting, Precision, Resume, RowModes, Schedule,
 };
 pub use resolve::{DatasetFacts, Origin, Resolved, draft, resolve};
 
@@ -332,6 +332,8 @@ pub struct RunConfig {
     /// Governs selection, grouping, first weights, shuffling and noise.
     pub seed: u64,
     pub device: Device,
+    /// Of convolutions on a GPU. What `auto` came to is recorded, and kept by a resumed training.
+    pub precision: Precision,
     /// Bytes of buffers that a training may take; patterns that do not fit are streamed. None = what
     /// the device has.
     pub device_memory_limit: Option<usize>,
@@ -359,6 +361,7 @@ impl Default for RunConfig {
             batch_size: 16,
             seed: 0,
             device: Device::Auto,
+            precision: Precision::Auto,
             device_memory_limit: None,
             early_stop_patience: None,
             resume: None,

@@ -23,6 +23,12 @@ pub enum Origin {
     DataSet,
     #[serde(rename = "default")]
     Default,
+    /// The device, of what is left to it.
+    #[serde(rename = "device")]
+    Device,
+    /// The checkpoint that a training goes on from.
+    #[serde(rename = "checkpoint")]
+    Checkpoint,
 }
 
 /// What the data set decides, where it is not overruled.

@@ -14,7 +14,7 @@ use super::cases::{Case, Planned, ROOF, Size, all};
 use crate::Result;
 use crate::backend::{Backend, Chosen};
 use crate::config::{Architecture, LossConfig, ModelConfig, OptimiserConfig};
-use crate::graph::{Graph, Role, Stage, Value};
+use crate::graph::{Graph, Precision, Role, Stage, Value};
 use crate::models::Initial;
 use crate::models::plans::{self, Sizes};
 use crate::ops::multiply_add::STEPS;
@@ -52,11 +52,12 @@ pub struct OpTime {
     pub gb_per_s: f64,
     /// Multiply-adds counted twice; convolutions, and what measures the roof.
     pub gflop_per_s: Option<f64>,
-    /// Per cent of the measured roofs: the time that they leave, over the time that was taken.
-    pub of_roof: f64,
+    /// Per cent of the measured roofs: the time that they leave, over the time that was taken. None with
+    /// tensor cores, whose roof is not measured.
+    pub of_roof: Option<f64>,
 }
 
-/// What the device reached at best. There is no roof of tensor cores, because no kernel uses them.
+/// What the device reached at best, tensor cores apart.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Roofs {
     /// Copying an array that no cache holds, both ways counted.
@@ -77,6 +78,8 @@ pub struct StepTime {
     pub ms: f64,
     pub patterns_per_s: f64,
     pub device: String,
+    /// Of the convolutions.
+    pub precision: Precision,
     pub threads: usize,
     /// Bytes of the plan.
     pub bytes: usize,
@@ -106,7 +109,10 @@ pub fn ops(
     mut seen: impl FnMut(&OpTime),
 ) -> Result<Vec<OpTime>> {
     let mut times = Vec::new();
-    for case in all().iter().filter(|case| case.name.contains(filter)) {
+    // A CPU has one precision, and would repeat itself.
+    let able =
+        |case: &&Case| case.precision == Precision::Fp32 || matches!(device, Chosen::Cuda(_));
+    for case in all().iter().filter(|case| case.name.contains(filter)).filter(able) {
         for time in op(case, device, roofs)? {
             seen(&time);
             times.push(time);
@@ -136,7 +142,8 @@ fn op(case: &Case, device: &Chosen, roofs: &Roofs) -> Result<Vec<OpTime>> {
             microseconds: 1e6 * seconds,
             gb_per_s: bytes as f64 / seconds * 1e-9,
             gflop_per_s: flop.map(|flop| flop / seconds * 1e-9),
-            of_roof: 100.0 * copying.max(multiplying) / seconds,
+            of_roof: (case.precision == Precision::Fp32)
+                .then(|| 100.0 * copying.max(multiplying) / seconds),
         });
     }
     Ok(times)
@@ -178,7 +185,8 @@ fn flop(case: &Case, plan: &Plan, stage: Stage) -> Option<f64> {
     if case.name == ROOF {
         return Some(2.0 * (shape("x")[0] * Size::PRODUCTION.rounds * STEPS) as f64);
     }
-    if !case.name.starts_with("conv2d") {
+    // Those that are applied twice have no rate.
+    if !case.name.starts_with("conv2d") || case.name.contains("added") {
         return None;
     }
     let (x, w) = (shape("x"), shape("w.weight"));
@@ -193,13 +201,14 @@ pub fn steps(
     architecture: Architecture,
     n: usize,
     batch: usize,
+    precision: Precision,
 ) -> Result<[StepTime; 2]> {
     let model = ModelConfig { n, architecture, ..ModelConfig::default() };
     let (loss, optimiser) = (LossConfig::default(), OptimiserConfig::default());
     let frames = 4 * batch;
     let sizes = Sizes { batch, frames, scans: 1, modes: 1, reach: 0.0, typical: 1.0 };
-    let train = plans::training(&model, &loss, &optimiser, &sizes);
-    let infer = plans::inference(&model, batch, None);
+    let train = plans::training_in(precision, &model, &loss, &optimiser, &sizes);
+    let infer = plans::inference_in(precision, &model, batch, None);
     let step = |what, plan: Plan, initial: &[Initial]| -> Result<StepTime> {
         let bytes = plan.bytes();
         let mut backend = open(device, plan)?;
@@ -216,6 +225,7 @@ pub fn steps(
             ms: 1e3 * seconds,
             patterns_per_s: batch as f64 / seconds,
             device: device.to_string(),
+            precision,
             threads: rayon::current_num_threads(),
             bytes,
         })

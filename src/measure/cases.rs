@@ -2,7 +2,7 @@
 
 mod spectral;
 
-use crate::graph::{Graph, Group, Role, Stage, Value};
+use crate::graph::{Graph, Group, Precision, Role, Stage, Value};
 use crate::ops::activate::{Activation, activate};
 use crate::ops::adam::{Constants, adam};
 use crate::ops::clip::{Rule, clip};
@@ -10,15 +10,41 @@ use crate::ops::merge::{MergeRule, merge};
 use crate::ops::misfit::{Measured, Normalise, Upstream};
 use crate::ops::modulate::{grids, modulate, modulate_backward};
 use crate::ops::{
-    absolute_error::absolute_error, absolute_error::absolute_phase_error, accumulate::accumulate,
-    amplitude::amplitude, background::background, batch_norm::batch_norm,
-    channel_gate::channel_gate, channel_pool::channel_pool, complex_variation::complex_variation,
-    conv2d::conv2d, cut::cut, extract::extract, fft2::fft2, gather::gather,
-    global_norm::global_norm, head_sum::head_sum, illuminate::illuminate, intensity::intensity,
-    limit_modulus::limit_modulus, mae::mae, max_pool::max_pool, mean_deviation::mean_deviation,
-    multiply_add::multiply_add, poisson::poisson, polar::polar, record::record, scale::scale,
-    sgd::sgd, spatial_gate::spatial_gate, spatial_pool::spatial_pool, split::split, stitch::stitch,
-    total_variation::total_variation, upsample::upsample, weighted_sum::Term,
+    absolute_error::absolute_error,
+    absolute_error::absolute_phase_error,
+    accumulate::accumulate,
+    amplitude::amplitude,
+    background::background,
+    batch_norm::batch_norm,
+    channel_gate::channel_gate,
+    channel_pool::channel_pool,
+    complex_variation::complex_variation,
+    conv2d::{conv2d, conv2d_valid},
+    cut::cut,
+    extract::extract,
+    fft2::fft2,
+    gather::gather,
+    global_norm::global_norm,
+    head_sum::head_sum,
+    illuminate::illuminate,
+    intensity::intensity,
+    limit_modulus::limit_modulus,
+    mae::mae,
+    max_pool::max_pool,
+    mean_deviation::mean_deviation,
+    multiply_add::multiply_add,
+    poisson::poisson,
+    polar::polar,
+    record::record,
+    scale::scale,
+    sgd::sgd,
+    spatial_gate::spatial_gate,
+    spatial_pool::spatial_pool,
+    split::split,
+    stitch::stitch,
+    total_variation::total_variation,
+    upsample::upsample,
+    weighted_sum::Term,
     weighted_sum::weighted_sum,
 };
 use crate::plan::{LASTING, Plan};
@@ -72,6 +98,8 @@ pub const ROOF: &str = "multiply_add";
 #[derive(Clone, Copy)]
 pub struct Case {
     pub name: &'static str,
+    /// Of the convolutions.
+    pub precision: Precision,
     build: fn(&mut Graph, &Size) -> Option<Value>,
 }
 
@@ -80,11 +108,13 @@ pub struct Planned {
     pub plan: Plan,
     /// What is differentiated; none for an op without adjoint.
     pub output: Option<Value>,
+    /// Parameters are whole eighths. See [`eighths`].
+    coarse: bool,
 }
 
 impl Case {
     pub fn plan(&self, size: &Size) -> Planned {
-        let mut g = Graph::default();
+        let mut g = Graph::with_precision(self.precision);
         let output = (self.build)(&mut g, size);
         if let Some(y) = output {
             g.keep(y);
@@ -92,7 +122,8 @@ impl Case {
             let seed = g.find("seed").unwrap_or_else(|| g.input("seed", &shape));
             g.differentiate(y, seed);
         }
-        Planned { plan: Plan::new(g), output }
+        let coarse = self.precision == Precision::Tf32 && self.name.contains("relu");
+        Planned { plan: Plan::new(g), output, coarse }
     }
 }
 
@@ -108,7 +139,14 @@ impl Planned {
         let kept = kept.filter(|v| self.plan.slots[v.0].role == Role::Output);
         let kept = kept.map(|v| (v, &self.plan.slots[v.0]));
         let slots = slots.into_iter().chain(kept);
-        slots.map(|(v, slot)| (v, numbers(v, &slot.name, slot.len()))).collect()
+        let filled = slots.map(|(v, slot)| {
+            let mut numbers = numbers(v, &slot.name, slot.len());
+            if self.coarse && slot.role == Role::Param {
+                eighths(&slot.name, &mut numbers);
+            }
+            (v, numbers)
+        });
+        filled.collect()
     }
 
     /// What the op leaves: its output, and all that lasts.
@@ -116,6 +154,14 @@ impl Planned {
         let kept = LASTING.into_iter().filter(|role| *role != Role::Input);
         kept.flat_map(|role| self.plan.of_role(role)).map(|(v, _)| v).collect()
     }
+}
+
+/// Rounds to numbers whose products any precision has exactly. A ReLU is then open at the same pixels in
+/// each, and no pixel lies at its kink: with noise, those next to it would differ, and with them whole
+/// terms of a gradient.
+fn eighths(name: &str, numbers: &mut [f32]) {
+    let from_zero = if name == "bias" { 1.0 / 128.0 } else { 0.0 };
+    numbers.iter_mut().for_each(|x| *x = (8.0 * *x).floor() / 8.0 + from_zero);
 }
 
 fn numbers(v: Value, name: &str, len: usize) -> Vec<f32> {
@@ -176,7 +222,7 @@ fn upstream(g: &mut Graph, s: &Size) -> Upstream {
 
 /// All cases: ops on feature maps, on patches and patterns, on all parameters at once.
 pub fn all() -> Vec<Case> {
-    let networks = [convolutions(), network(), attention()];
+    let networks = [convolutions(), tensor_cores(), network(), attention()];
     let spectral = [spectral::convolutions(), spectral::layers(), spectral::transforms()];
     let others = [physics(), losses(), groups(), update()];
     networks.into_iter().chain(spectral).chain(others).flatten().collect()
@@ -185,7 +231,7 @@ pub fn all() -> Vec<Case> {
 type Build = fn(&mut Graph, &Size) -> Option<Value>;
 
 fn named<const N: usize>(cases: [(&'static str, Build); N]) -> Vec<Case> {
-    cases.map(|(name, build)| Case { name, build }).to_vec()
+    cases.map(|(name, build)| Case { name, precision: Precision::Fp32, build }).to_vec()
 }
 
 /// k×k, `inputs` → `outputs` channels, at half the side.
@@ -211,6 +257,38 @@ fn convolutions() -> Vec<Case> {
         ("conv2d 1x1", |g, s| filter(g, s, [s.channels, 2 * s.channels, 1], false)),
         ("conv2d 7x7", |g, s| filter(g, s, [2, 1, 7], false)),
     ])
+}
+
+/// Convolutions that are given to tensor cores, at the sizes of the largest layers.
+fn tensor_cores() -> Vec<Case> {
+    // `channels` times those of the size, at the side over `part`, from and to as many.
+    fn layer(g: &mut Graph, s: &Size, channels: usize, part: usize, relu: bool) -> Option<Value> {
+        let (c, n) = ((channels * s.channels).max(5 * channels + 30), s.side / part);
+        let x = g.param("x", &[s.batch, c, n, n]);
+        let (weight, bias) = (g.param("w.weight", &[c, c, 3, 3]), g.param("bias", &[c]));
+        Some(conv2d(g, x, weight, Some(bias), relu))
+    }
+    let cases = named([
+        ("conv2d tf32 3x3", |g, s| layer(g, s, 1, 1, false)),
+        ("conv2d tf32 3x3 relu", |g, s| layer(g, s, 1, 2, true)),
+        ("conv2d tf32 3x3 relu 128", |g, s| layer(g, s, 2, 2, true)),
+        ("conv2d tf32 3x3 relu 256", |g, s| layer(g, s, 4, 4, true)),
+        ("conv2d tf32 added", |g, s| {
+            // Image and weights are used twice.
+            let x = g.param("x", &[s.batch, 40, s.side / 2, s.side / 2]);
+            let weight = g.param("w.weight", &[40, 40, 3, 3]);
+            let inner = conv2d(g, x, weight, None, false);
+            let up = upsample(g, x);
+            let outer = conv2d(g, up, weight, None, false);
+            Some(head_sum(g, inner, outer, false))
+        }),
+        ("conv2d tf32 valid", |g, s| {
+            let x = g.param("x", &[s.batch, 33, s.side / 2 + 2, s.side / 2 - 1]);
+            let (weight, bias) = (g.param("w.weight", &[70, 33, 3, 3]), g.param("bias", &[70]));
+            Some(conv2d_valid(g, x, weight, Some(bias)))
+        }),
+    ]);
+    cases.into_iter().map(|case| Case { precision: Precision::Tf32, ..case }).collect()
 }
 
 fn network() -> Vec<Case> {

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::cases::{Case, Planned, Size, all};
 use crate::backend::{Backend, Chosen, cpu::Cpu};
 use crate::config::{Architecture, LossConfig, ModelConfig, OptimiserConfig};
-use crate::graph::{Role, Stage, Value};
+use crate::graph::{Precision, Role, Stage, Value};
 use crate::models::plans::{self, Sizes, Training};
 use crate::plan::Padding;
 use crate::random::{Purpose, Stream};
@@ -16,9 +16,17 @@ use crate::{Error, Result};
 /// Relative L2 error against double precision that an op may have in single precision.
 const OP_BOUND: f64 = 1e-5;
 
+/// The same of a convolution by tensor cores. A factor rounded to 11 significant bits is off by 2^-10 /
+/// √12 / m, for m the number over the power of two below it, in [1, 2): 2.0e-4 in the mean square. A sum
+/// of products of two such factors, whose terms cancel as noise does, is off by √2 of that, 2.8e-4.
+const TF32_BOUND: f64 = 5e-4;
+
 /// Steps of the training that is compared, and how far their losses may be apart.
 const STEPS: usize = 10;
 const STEP_BOUND: f64 = 1e-3;
+
+/// The same where the device computes in TF32 and the CPU in single precision.
+const TF32_STEP_BOUND: f64 = 5e-3;
 
 /// Steps of the networks that differ from the first in their ops alone.
 const FEW_STEPS: usize = 2;
@@ -93,14 +101,18 @@ pub fn run(
         done(op(case, device).unwrap_or_else(|error| Check::failed(case.name, &error)));
     }
     let kinds = [
-        ("training, gridsize 1", narrow(1), STEPS),
-        ("training, gridsize 2", narrow(2), STEPS),
-        ("training, ffno", spectral(Architecture::Ffno), FEW_STEPS),
-        ("training, fno", spectral(Architecture::Fno), FEW_STEPS),
+        ("training, gridsize 1", narrow(1), STEPS, Precision::Fp32),
+        ("training, gridsize 2", narrow(2), STEPS, Precision::Fp32),
+        ("training, ffno", spectral(Architecture::Ffno), FEW_STEPS, Precision::Fp32),
+        ("training, fno", spectral(Architecture::Fno), FEW_STEPS, Precision::Fp32),
+        ("training, tf32", narrow(1), FEW_STEPS, Precision::Tf32),
     ];
-    for (what, model, steps) in kinds.iter().filter(|(what, ..)| trainings && what.contains(filter))
-    {
-        let check = training(what, model, *steps, device);
+    // A CPU would be held against itself.
+    let able =
+        |precision: &Precision| *precision == Precision::Fp32 || matches!(device, Chosen::Cuda(_));
+    let kinds = kinds.iter().filter(|(what, ..)| trainings && what.contains(filter));
+    for (what, model, steps, precision) in kinds.filter(|(.., precision)| able(precision)) {
+        let check = training(what, model, *steps, *precision, device);
         done(check.unwrap_or_else(|error| Check::failed(what, &error)));
     }
     checks
@@ -118,7 +130,7 @@ fn op(case: &Case, device: &Chosen) -> Result<Check> {
     Ok(Check {
         what: case.name.into(),
         error: errors.fold(0.0, f64::max),
-        bound: OP_BOUND,
+        bound: if case.precision == Precision::Tf32 { TF32_BOUND } else { OP_BOUND },
         repeats: bits(&got) == bits(&again),
         overrun: margins.overrun(backend.as_mut())?,
         sha256: digest(&got),
@@ -171,10 +183,16 @@ fn spectral(architecture: Architecture) -> ModelConfig {
     ModelConfig { architecture, width: 4, fourier_modes: 4, blocks: 1, ..ModelConfig::default() }
 }
 
-fn training(what: &str, model: &ModelConfig, steps: usize, device: &Chosen) -> Result<Check> {
+fn training(
+    what: &str,
+    model: &ModelConfig,
+    steps: usize,
+    precision: Precision,
+    device: &Chosen,
+) -> Result<Check> {
     let sizes = Sizes { batch: 2, frames: 8, scans: 1, modes: 1, reach: 4.0, typical: 1.0 };
     let optimiser = OptimiserConfig { probe_trainable: true, ..OptimiserConfig::default() };
-    let step = plans::training(model, &LossConfig::default(), &optimiser, &sizes);
+    let step = plans::training_in(precision, model, &LossConfig::default(), &optimiser, &sizes);
     let want = losses(&step, steps, &mut Cpu::<f32>::new(step.plan.clone()))?;
     let mut backend = device.open(step.plan.clone())?;
     let margins = Margins::of(backend.as_mut())?;
@@ -184,7 +202,7 @@ fn training(what: &str, model: &ModelConfig, steps: usize, device: &Chosen) -> R
     Ok(Check {
         what: what.into(),
         error: apart.fold(0.0, f64::max),
-        bound: STEP_BOUND,
+        bound: if precision == Precision::Tf32 { TF32_STEP_BOUND } else { STEP_BOUND },
         repeats: bits(std::slice::from_ref(&got)) == bits(&[again]),
         overrun: margins.overrun(backend.as_mut())?,
         sha256: digest(&[got]),

@@ -4,7 +4,7 @@ use super::optimiser::{self, Controls};
 use super::physics::{Overlap, canvas_side, diffract, overlap};
 use super::{Initial, Patch};
 use crate::config::{Loss, LossConfig, MergeWeights, Mode, ModelConfig, OptimiserConfig};
-use crate::graph::{Graph, Group, Value};
+use crate::graph::{Graph, Group, Precision, Value};
 use crate::ops::absolute_error::{absolute_error, absolute_phase_error};
 use crate::ops::gather::gather;
 use crate::ops::mae::mae;
@@ -155,14 +155,25 @@ pub struct Stitched {
     pub canvas: Value,
 }
 
-/// The plan that trains: network, physics, loss, their adjoints, and the update.
+/// [`training_in`] single precision.
 pub fn training(
     model: &ModelConfig,
     loss: &LossConfig,
     optimiser: &OptimiserConfig,
     sizes: &Sizes,
 ) -> Training {
-    let mut g = Graph::default();
+    training_in(Precision::Fp32, model, loss, optimiser, sizes)
+}
+
+/// The plan that trains: network, physics, loss, their adjoints, and the update.
+pub fn training_in(
+    precision: Precision,
+    model: &ModelConfig,
+    loss: &LossConfig,
+    optimiser: &OptimiserConfig,
+    sizes: &Sizes,
+) -> Training {
+    let mut g = Graph::with_precision(precision);
     let mut initial = Vec::new();
     let inputs = inputs(&mut g, model, loss, optimiser, sizes);
     let amplitude = gather(&mut g, inputs.frames, inputs.index);
@@ -318,9 +329,19 @@ fn regularisers(g: &mut Graph, loss: &LossConfig, inputs: &Inputs, patch: Patch)
     wanted.map(|(coefficient, rule, of)| Term { value: rule(g, of), weight, coefficient }).collect()
 }
 
-/// The plan that applies the network to `batch` groups, and stitches their patches on `canvas`.
+/// [`inference_in`] single precision.
 pub fn inference(model: &ModelConfig, batch: usize, canvas: Option<Canvas>) -> Inference {
-    let mut g = Graph::default();
+    inference_in(Precision::Fp32, model, batch, canvas)
+}
+
+/// The plan that applies the network to `batch` groups, and stitches their patches on `canvas`.
+pub fn inference_in(
+    precision: Precision,
+    model: &ModelConfig,
+    batch: usize,
+    canvas: Option<Canvas>,
+) -> Inference {
+    let mut g = Graph::with_precision(precision);
     let mut initial = Vec::new();
     let (n, c) = (model.n, model.channels());
     let amplitude = g.input("amplitude", &[batch, c, n, n]);

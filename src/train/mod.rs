@@ -8,6 +8,7 @@ pub mod batch;
 pub mod collapse;
 mod plan;
 pub mod pool;
+pub mod precision;
 mod resume;
 mod row;
 pub mod schedule;
@@ -106,6 +107,7 @@ pub struct Trainer {
 impl Trainer {
     /// Plans the step, allocates it, loads the patterns, and sets the first or the saved weights.
     pub fn new(material: Material, resolved: &Resolved, device: &Chosen) -> Result<Trainer> {
+        let resolved = &precision::decided(resolved, device)?;
         let config = resolved.config.clone();
         let seed = config.run.seed;
         let Material { train, test, supply, made_labels, made_probe } = material;

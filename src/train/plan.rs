@@ -3,13 +3,15 @@
 use super::pool::Pool;
 use crate::backend::Chosen;
 use crate::config::{Loss, TrainConfig};
+use crate::graph::Precision;
 use crate::models::plans::{self, Sizes, Training};
 use crate::{Error, Result};
 
 /// The plan of a step, and whether patterns are streamed: where the device cannot hold all.
 pub fn plan(config: &TrainConfig, pool: &Pool, device: &Chosen) -> Result<(Training, bool)> {
-    let build =
-        |sizes: &Sizes| plans::training(&config.model, &config.loss, &config.optimiser, sizes);
+    let precision = device.precision(config.run.precision, Precision::Tf32)?;
+    let TrainConfig { model, loss, optimiser, .. } = config;
+    let build = |sizes: &Sizes| plans::training_in(precision, model, loss, optimiser, sizes);
     let mut sizes = sizes(config, pool)?;
     let step = build(&sizes);
     let budget = device.budget(config.run.device_memory_limit)?;

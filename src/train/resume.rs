@@ -32,6 +32,9 @@ const FREE: [&str; 15] = [
 /// Options without which the saved moments and the saved probe mean nothing.
 const FIXED: [&str; 2] = ["optimizer", "probe_trainable"];
 
+/// Options that checkpoints of older versions lack, with what was done all the same.
+const ASSUMED: [(&str, &str); 1] = [("precision", "fp32")];
+
 /// Whether the same scans are learned from.
 pub fn check_scans(given: &[LearnedScan], stored: &[LearnedScan], path: &Path) -> Result<()> {
     let hashes = |scans: &[LearnedScan]| -> Vec<(String, bool)> {
@@ -64,7 +67,8 @@ pub fn check_options(given: &Json, stored: &Json, path: &Path) -> Result<()> {
     };
     for (name, entry) in given.iter().filter(|(name, _)| !FREE.contains(&name.as_str())) {
         let (now, before) = (&entry["value"], &stored.get(name).unwrap_or(&Json::Null)["value"]);
-        if now == before {
+        if now == before || (before.is_null() && ASSUMED.iter().any(|(n, v)| n == name && now == v))
+        {
             continue;
         }
         let flag = name.replace('_', "-");

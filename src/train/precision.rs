@@ -1,0 +1,53 @@
+//! In which precision a training computes.
+
+use crate::backend::Chosen;
+use crate::checkpoint::{self, Checkpoint, Which};
+use crate::config::{Origin, Precision, Resolved, Resume, RunConfig};
+use crate::graph;
+use crate::{Error, Result};
+
+/// `resolved` with `auto` replaced: by the precision of the training that is gone on with, so that its
+/// steps stay the same on another card, else by what `device` is good for.
+///
+/// # Errors
+/// TF32 on a device without tensor cores; a checkpoint to go on from that cannot be read.
+pub fn decided(resolved: &Resolved, device: &Chosen) -> Result<Resolved> {
+    let mut resolved = resolved.clone();
+    let run = &mut resolved.config.run;
+    if run.precision != Precision::Auto {
+        device.precision(run.precision, graph::Precision::Fp32)?;
+        return Ok(resolved);
+    }
+    let stored = stored(run)?;
+    let asked = stored.unwrap_or_default();
+    let decided = device.precision(asked, graph::Precision::Tf32).map_err(|_| {
+        Error::Config(
+            "the training to be resumed was begun with --precision tf32, which the CPU does not \
+             have: resume it on a GPU, or go on with --precision fp32"
+                .into(),
+        )
+    })?;
+    run.precision = decided.into();
+    let origin = if stored.is_some() { Origin::Checkpoint } else { Origin::Device };
+    resolved.origins.insert("precision".into(), origin);
+    Ok(resolved)
+}
+
+/// The precision of the training to go on with, if there is one.
+fn stored(run: &RunConfig) -> Result<Option<Precision>> {
+    let path = match &run.resume {
+        None => return Ok(None),
+        Some(Resume::Auto) => {
+            let last = run.output_dir.join("checkpoints").join(Which::Last.file_name());
+            if !last.exists() {
+                return Ok(None);
+            }
+            last
+        }
+        Some(Resume::Path(path)) => checkpoint::find(path, Which::Last)?,
+    };
+    let configuration = &Checkpoint::load(path)?.metadata["configuration"];
+    // Checkpoints without the entry were trained before there was a choice.
+    let tf32 = configuration["precision"]["value"] == "tf32";
+    Ok(Some(if tf32 { Precision::Tf32 } else { Precision::Fp32 }))
+}
