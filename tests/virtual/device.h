@@ -101,7 +101,9 @@ struct Kernel {
 
     const char* const name;
     const Bind bind;
-    int dynamic_limit = kStaticShared;     // bytes; raised by MAX_DYNAMIC_SHARED_SIZE_BYTES
+    // Bytes; raised by MAX_DYNAMIC_SHARED_SIZE_BYTES, and never lowered again: modules, each of which
+    // has limits of its own on a GPU, share their kernels here.
+    std::atomic<int> dynamic_limit{kStaticShared};
     std::atomic<size_t> static_shared{0};  // bytes, as far as launches have shown
 
 private:

@@ -114,7 +114,8 @@ PTYCHO_ENTRY cuFuncSetAttribute(Handle function, int attribute, int value)
     if (attribute == kCarveout) return kSuccess;
     if (attribute != kDynamicLimit) return kInvalidValue;
     if (value < 0 || value + kernel->static_shared > kMaxShared) return kInvalidValue;
-    kernel->dynamic_limit = value;
+    int limit = kernel->dynamic_limit;
+    while (limit < value && !kernel->dynamic_limit.compare_exchange_weak(limit, value)) {}
     return kSuccess;
 }
 
