@@ -70,8 +70,8 @@ def test_the_page_pairs_the_rounds(compare):
     # In each round ours takes half as long, while both drift.
     ours, theirs = [10.0, 20.0, 40.0], [20.0, 40.0, 80.0]
     peers = {"eager": {"ms": theirs, "startup_s": 3.0}}
-    load = {"what": "train", "N": 64, "batch": 16, "ptycho-gpu": ours, "peers": peers}
-    cpu = section(torch="2", check=check, repeats=7, threads=2, workloads=[load], failed={"compile": "no g++"})
+    load = {"what": "train", "N": 64, "batch": 16, "threads": 2, "ptycho-gpu": ours, "peers": peers}
+    cpu = section(torch="2", check=check, repeats=7, workloads=[load], failed={"compile": "no g++"})
     page = compare.render({"cpu": cpu})
     assert "| PyTorch, `eager` | 40.0 (20.0 to 80.0) | 400 | 0.500 (0.500 to 0.500) | 3.0 |" in page
     assert "Not measured: compile: `no g++`" in page and "no GPU was there" in page
@@ -94,3 +94,60 @@ def test_participants_take_turns_and_the_first_round_is_thrown_away(compare):
     times = compare.alternate([participant("a"), participant("b")], 2)
     assert order == ["a", "b", "b", "a", "a", "b"]
     assert times == {"b": {("train", 16): [3.0, 6.0]}, "a": {("train", 16): [4.0, 5.0]}}
+
+
+PROGRAM = """#!/usr/bin/env python3
+import json, sys
+if sys.argv[1] == "--version":
+    print("ptycho-gpu 0")
+elif sys.argv[1] == "bench":
+    for batch in sys.argv[sys.argv.index("--batch") + 1].split(","):
+        for what, ms in ("train", 3.0), ("infer", 1.0):
+            print(json.dumps({"what": what, "batch": int(batch), "ms": ms}))
+"""
+
+STAND_IN = """
+import json, sys
+if "--check" in sys.argv:
+    print(json.dumps({"first": 1e-7, "largest": 1e-4, "steps": 10, "torch": "2"}))
+elif "compile" in sys.argv:
+    sys.exit("no g++")
+else:
+    print(json.dumps({"startup_s": 3.0, "device": "CPU"}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps({"ms": 6.0}), flush=True)
+"""
+
+
+@pytest.fixture()
+def stand_ins(tmp_path, compare, monkeypatch):
+    """Compare with a program and a peer that always take as long, and with a folder for what it writes."""
+    program, peer = tmp_path / "program", tmp_path / "peer.py"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    peer.write_text(STAND_IN)
+    for name, path in ("PEER", peer), ("STORE", tmp_path / "store.json"), ("PAGE", tmp_path / "page.md"):
+        monkeypatch.setattr(compare, name, path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["compare", "--binary", str(program), *arguments])
+        return compare.main()
+
+    return call
+
+
+def test_sections_are_measured_stored_and_shown(stand_ins, compare):
+    given = ["--torch-python", sys.executable, "--rounds", "2", "--threads", "1,2", "--variants", "eager,compile"]
+    assert stand_ins(*given, "cpu", "cuda", "process", "threads") == 0
+    store = json.loads(compare.STORE.read_text())
+    assert set(store) == set(compare.SECTIONS)
+    assert [load["threads"] for load in store["cpu"]["workloads"]] == [1, 1, 2, 2]
+    assert {load["batch"] for load in store["cuda"]["workloads"]} == {16, 256}
+    page = compare.PAGE.read_text()
+    assert "| PyTorch, `eager` | 6.00 (6.00 to 6.00) | 2667 | 0.500 (0.500 to 0.500) | 3.0 |" in page
+    assert "Not measured: compile, train, batch 16, threads 2: `no g++`" in page
+    assert "`train`, patterns of 64×64, batches of 256, threads of the CPU: 2" in page
+    assert "| `infer`, batch 16 | 2 | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) |" in page
+    # The page is made of the stored figures alone.
+    compare.PAGE.unlink()
+    assert stand_ins("--table") == 0 and compare.PAGE.read_text() == page
