@@ -47,8 +47,15 @@ def test_the_peer_trains_as_the_program_does(torch_python):
     assert json.loads(done.stdout)["agree"]
 
 
+def test_the_peer_reconstructs_as_the_program_does(torch_python, compare):
+    done = subprocess.run([torch_python, compare.DIRECT, "--check", "--binary", BINARY, "--json"], text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["agree"]
+
+
 def test_a_served_peer_measures_when_it_is_asked(torch_python, compare):
-    peer = compare.Served(torch_python, "infer", "eager", 1, "cpu", 1)
+    peer = compare.Served(torch_python, PEER, ["--time", "infer", "--batch", 1, "--threads", 1])
     assert peer.about["what"] == "infer" and peer.about["startup_s"] > 0
     assert all(peer.measure(1) > 0 for _ in range(2))
     peer.close()
@@ -57,7 +64,7 @@ def test_a_served_peer_measures_when_it_is_asked(torch_python, compare):
 
 def test_a_peer_that_cannot_start_says_why(torch_python, compare):
     with pytest.raises(compare.Failed, match="no variant"):
-        compare.Served(torch_python, "infer", "sparse", 1, "cpu", 1)
+        compare.Served(torch_python, PEER, ["--time", "infer", "--variant", "sparse"])
 
 
 def section(**more):
@@ -100,6 +107,11 @@ PROGRAM = """#!/usr/bin/env python3
 import json, sys
 if sys.argv[1] == "--version":
     print("ptycho-gpu 0")
+elif sys.argv[1] == "reconstruct":
+    folder = sys.argv[sys.argv.index("--output-dir") + 1]
+    with open(folder + "/history.csv", "w") as history:
+        print("epoch,seconds", *(f"{epoch},{0.5 if epoch < 4 else 0.1}" for epoch in range(1, 13)), sep="\\n",
+              file=history)
 elif sys.argv[1] == "bench":
     for batch in sys.argv[sys.argv.index("--batch") + 1].split(","):
         for what, ms in ("train", 3.0), ("infer", 1.0):
@@ -113,7 +125,7 @@ if "--check" in sys.argv:
 elif "compile" in sys.argv:
     sys.exit("no g++")
 else:
-    print(json.dumps({"startup_s": 3.0, "device": "CPU"}), flush=True)
+    print(json.dumps({"startup_s": 3.0, "device": "CPU", "N": 64, "patterns": 50, "threads": 2}), flush=True)
     for line in sys.stdin:
         print(json.dumps({"ms": 6.0}), flush=True)
 """
@@ -126,7 +138,8 @@ def stand_ins(tmp_path, compare, monkeypatch):
     program.write_text(PROGRAM)
     program.chmod(0o755)
     peer.write_text(STAND_IN)
-    for name, path in ("PEER", peer), ("STORE", tmp_path / "store.json"), ("PAGE", tmp_path / "page.md"):
+    monkeypatch.setattr(compare, "DIRECT_VARIANTS", ["eager"])
+    for name, path in ("PEER", peer), ("DIRECT", peer), ("STORE", tmp_path / "store.json"), ("PAGE", tmp_path / "page.md"):
         monkeypatch.setattr(compare, name, path)
 
     def call(*arguments):
@@ -138,7 +151,7 @@ def stand_ins(tmp_path, compare, monkeypatch):
 
 def test_sections_are_measured_stored_and_shown(stand_ins, compare):
     given = ["--torch-python", sys.executable, "--rounds", "2", "--threads", "1,2", "--variants", "eager,compile"]
-    assert stand_ins(*given, "cpu", "cuda", "process", "threads") == 0
+    assert stand_ins(*given, "cpu", "cuda", "process", "threads", "reconstruct") == 0
     store = json.loads(compare.STORE.read_text())
     assert set(store) == set(compare.SECTIONS)
     assert [load["threads"] for load in store["cpu"]["workloads"]] == [1, 1, 2, 2]
@@ -148,6 +161,9 @@ def test_sections_are_measured_stored_and_shown(stand_ins, compare):
     assert "Not measured: compile, train, batch 16, threads 2: `no g++`" in page
     assert "`train`, patterns of 64×64, batches of 256, threads of the CPU: 2" in page
     assert "| `infer`, batch 16 | 2 | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) |" in page
+    # An epoch is timed after the first few, and its rate is that of the whole scan.
+    assert "`reconstruct` of `siemens64.npz` with its 50 patterns, patterns of 64×64, batches of 64" in page
+    assert "| **`ptycho-gpu`** | 100 (100 to 100) | 500 |  |  |" in page
     # The page is made of the stored figures alone.
     compare.PAGE.unlink()
     assert stand_ins("--table") == 0 and compare.PAGE.read_text() == page
