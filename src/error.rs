@@ -24,6 +24,9 @@ pub enum Error {
     /// Training or inference cannot go on.
     #[error("{0}")]
     Run(String),
+    /// The run was asked to end, and can be gone on with.
+    #[error("{0}")]
+    Stopped(String),
 }
 
 impl Error {

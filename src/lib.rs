@@ -75,6 +75,7 @@
 //! | [`save`] | the same in the files of other programs |
 //! | [`metrics`] | a reconstruction against the truth and against the data |
 //! | [`simulate`] | scans with known object and probe |
+//! | [`signals`] | how a run is asked to end, or to save what it has |
 //! | [`cli`] | one file for each command |
 //!
 //! A graph is built once from the configuration, differentiated, and planned; then every step runs
@@ -104,6 +105,7 @@ pub mod reconstruct;
 pub mod reconstruction;
 pub mod report;
 pub mod save;
+pub mod signals;
 pub mod simulate;
 pub mod stitch;
 pub mod train;

@@ -19,6 +19,7 @@ use crate::reconstruct::Rates;
 use crate::reconstruction::Saved;
 use crate::report::{self, OutputFolder, RunRecord};
 use crate::save::SaveArgs;
+use crate::signals::Asked;
 use crate::stitch::Orientation;
 use crate::{Error, Result, backend, config, graph, reconstruct};
 
@@ -283,12 +284,14 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
         device,
         save: &args.save,
         live: None,
+        asked: &Asked::by_signals()?,
     };
-    let line = refine::refine(&job, folder, false)?;
+    let (line, epochs) = refine::refine(&job, folder, false)?;
     page::leave(folder, args.no_report);
     if args.json {
         report::print_json(&line)?;
     }
+    super::reconstruct::stopped(job.asked, epochs, &options, folder)?;
     Ok(figures)
 }
 

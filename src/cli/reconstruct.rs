@@ -19,10 +19,11 @@ use crate::models::object::{BackgroundKind, Loss};
 use crate::reconstruct::guess::{self, ProbeChoice};
 use crate::reconstruct::halves::{Halves, THRESHOLD, halves};
 use crate::reconstruct::modes::in_percent;
-use crate::reconstruct::{Options, Rates, Solved, Start, reconstruct_watched};
+use crate::reconstruct::{Options, Rates, Solved, Start, Watch, reconstruct_watched};
 use crate::report::live::{Facts, Live};
 use crate::report::{self, Curve, OutputFolder, RunRecord, Series};
 use crate::save::SaveArgs;
+use crate::signals::Asked;
 use crate::{Error, Result, backend};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -219,9 +220,11 @@ pub fn run(args: Args) -> Result<()> {
     let live = args.solver.page("reconstruct", &scan, options.epochs)?;
     let history = folder.join("history.csv");
     let history = Some(history.as_path());
-    let solved = reconstruct_watched(&scan, &start, &options, &device, history, live.as_ref())?;
+    let asked = Asked::by_signals()?;
+    let watch = Watch { live: live.as_ref(), asked: Some(&asked) };
+    let solved = reconstruct_watched(&scan, &start, &options, &device, history, watch)?;
     drop(live);
-    let halves = match args.solver.frc {
+    let halves = match args.solver.frc && asked.stop().is_none() {
         true => Some(halves(&scan, &start, &solved, &options, &device)?),
         false => None,
     };
@@ -235,7 +238,23 @@ pub fn run(args: Args) -> Result<()> {
     if args.solver.json {
         report::print_json(&summary(&solved, halves.as_ref()))?;
     }
-    Ok(())
+    stopped(&asked, solved.outcome.epochs, &options, folder)
+}
+
+/// The error of a run that was asked to end early, once all it had is written.
+pub(super) fn stopped(
+    asked: &Asked,
+    epochs: usize,
+    options: &Options,
+    folder: &Path,
+) -> Result<()> {
+    let Some(who) = asked.stop() else { return Ok(()) };
+    Err(Error::Stopped(format!(
+        "{who} ended the run after epoch {epochs} of {}; the reconstruction so far is in {}, and \
+         `refine` goes on from it",
+        options.epochs,
+        folder.display()
+    )))
 }
 
 /// What the run begins with.

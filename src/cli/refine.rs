@@ -15,11 +15,12 @@ use crate::data::{self, LoadOptions, Scan};
 use crate::metrics::{DataSpace, data_space};
 use crate::reconstruct::halves::halves;
 use crate::reconstruct::maps::{self, Change};
-use crate::reconstruct::{Options, Solved, Start, reconstruct_watched};
+use crate::reconstruct::{Options, Solved, Start, Watch, reconstruct_watched};
 use crate::reconstruction::Saved;
 use crate::report::live::Live;
 use crate::report::{self, Colormap, OutputFolder, Picture, Range};
 use crate::save::SaveArgs;
+use crate::signals::Asked;
 use crate::{Error, Result, backend};
 
 /// Epochs unless other are asked for: a start that is nearly right needs few.
@@ -81,13 +82,14 @@ pub fn run(args: Args) -> Result<()> {
         device: &device,
         save: &args.solver.save,
         live: live.as_ref(),
+        asked: &Asked::by_signals()?,
     };
-    let line = refine(&job, &args.output_dir, args.solver.frc)?;
+    let (line, epochs) = refine(&job, &args.output_dir, args.solver.frc)?;
     page::leave(&args.output_dir, args.solver.no_report);
     if args.solver.json {
         report::print_json(&line)?;
     }
-    Ok(())
+    output::stopped(job.asked, epochs, &options, &args.output_dir)
 }
 
 /// What is refined.
@@ -101,17 +103,25 @@ pub(super) struct Job<'a> {
     pub save: &'a SaveArgs,
     /// The page that shows it.
     pub live: Option<&'a Live>,
+    /// Who may end it early.
+    pub asked: &'a Asked,
 }
 
-/// The job itself, which `infer --refine` does too; the figures of its last line.
-pub(super) fn refine(job: &Job, folder: &Path, frc: bool) -> Result<Value> {
+/// The job itself, which `infer --refine` does too; the figures of its last line, and the epochs that it
+/// took.
+pub(super) fn refine(job: &Job, folder: &Path, frc: bool) -> Result<(Value, usize)> {
     let started = Instant::now();
     let Job { scan, before, options, device, .. } = *job;
     let was = data_space(&before.explained(scan))?;
     let start = Start::from(before);
     let history = folder.join("history.csv");
-    let solved = reconstruct_watched(scan, &start, options, device, Some(&history), job.live)?;
-    let halves = if frc { Some(halves(scan, &start, &solved, options, device)?) } else { None };
+    let watch = Watch { live: job.live, asked: Some(job.asked) };
+    let solved = reconstruct_watched(scan, &start, options, device, Some(&history), watch)?;
+    let halves = if frc && job.asked.stop().is_none() {
+        Some(halves(scan, &start, &solved, options, device)?)
+    } else {
+        None
+    };
     let change = maps::change(before, &solved.reconstruction);
     let mut record = output::record("refine", scan, device, options, &solved, halves.as_ref());
     record.set("start", &job.from).result("before", &was).result("change", change.relative);
@@ -129,7 +139,7 @@ pub(super) fn refine(job: &Job, folder: &Path, frc: bool) -> Result<Value> {
     line["residual_before"] = json!(was.residual);
     line["r_factor_before"] = json!(was.r_factor);
     line["change"] = json!(change.relative);
-    Ok(line)
+    Ok((line, solved.outcome.epochs))
 }
 
 /// Before and after side by side, and where they differ.

@@ -17,6 +17,7 @@ use crate::reconstruct::modes;
 use crate::reconstruction::Saved;
 use crate::report::live::Facts;
 use crate::report::{self, Curve, OutputFolder, RunRecord, Series, loggers};
+use crate::signals::Asked;
 use crate::train::synthetic::{Supply, Synthetic};
 use crate::train::teacher::Teacher;
 use crate::train::{Material, Outcome, Trainer, Watched, precision};
@@ -320,7 +321,7 @@ impl Compat {
 /// Trains, and leaves checkpoints, history and record in the output folder.
 pub fn run(args: Args) -> Result<()> {
     report::log::init(args.quiet.unwrap_or(false));
-    let outcome = train(&args);
+    let outcome = go(&args, Asked::by_signals);
     if let Err(error) = &outcome {
         report::log::last_words(error);
     }
@@ -328,9 +329,14 @@ pub fn run(args: Args) -> Result<()> {
     outcome.map(drop)
 }
 
-/// The job itself; the demo runs it too. Nothing is written before everything that can be wrong with
-/// the input has been looked at, and what an earlier run left in the folder is moved aside.
+/// The job itself; the demo runs it too.
 pub fn train(args: &Args) -> Result<Outcome> {
+    go(args, || Ok(Asked::default()))
+}
+
+/// Nothing is written before everything that can be wrong with
+/// the input has been looked at, and what an earlier run left in the folder is moved aside.
+fn go(args: &Args, asked: impl FnOnce() -> Result<Asked>) -> Result<Outcome> {
     let started = Instant::now();
     let draft = config::draft(args)?.config;
     // The file may ask for quiet too.
@@ -380,6 +386,8 @@ pub fn train(args: &Args) -> Result<Outcome> {
     }
     report::log::open_file(folder.join("log.txt"))?;
     record.write(folder.join("run.json"))?;
+    // Not before there is something to save: until then a signal may end the program.
+    trainer.heed(asked()?);
     let training = Instant::now();
     let outcome = trainer.run(&folder.join("history.csv"))?;
     record.timing("training_seconds", training.elapsed().as_secs_f64());

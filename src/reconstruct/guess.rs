@@ -7,7 +7,7 @@ use ndarray::{Array2, Array3, Axis};
 use num_complex::{Complex32, Complex64};
 
 use super::solve::Job;
-use super::{Options, Start};
+use super::{Options, Start, Watch};
 use crate::backend::Chosen;
 use crate::data::geometry::Neighbours;
 use crate::data::scan::Scan;
@@ -112,7 +112,7 @@ fn by_trial(scan: &Scan, options: &Options, device: &Chosen) -> Result<Array3<Co
         let start = Start { probe, ..Start::of(scan) };
         let trial =
             Options { epochs: TRIAL, modes: Some(1), refine_positions: false, ..options.clone() };
-        let loss = Job::new(scan, &start, &trial, device)?.run(None, None)?.loss;
+        let loss = Job::new(scan, &start, &trial, device)?.run(None, Watch::default())?.loss;
         log::info!("probe from the mean pattern, {width:+.0} pixels wide: loss {loss:.4}");
         if best.as_ref().is_none_or(|(least, ..)| loss < *least) {
             best = Some((loss, width, start.probe));

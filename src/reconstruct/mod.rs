@@ -42,6 +42,7 @@ use crate::metrics::{DataSpace, data_space};
 use crate::models::object::{BackgroundKind, Loss};
 use crate::reconstruction::{Reconstruction, Saved};
 use crate::report::live::Live;
+use crate::signals::Asked;
 use crate::{Error, Result};
 
 /// Rates of the smooth parts are below this: two grids that agree may then change a pixel by a factor
@@ -237,18 +238,26 @@ pub fn reconstruct(
     device: &Chosen,
     history: Option<&Path>,
 ) -> Result<Solved> {
-    reconstruct_watched(scan, start, options, device, history, None)
+    reconstruct_watched(scan, start, options, device, history, Watch::default())
 }
 
-/// The same, shown on a page while it goes on. What comes out does not depend on that, but that the
-/// page may ask for an early end.
+/// Who looks on while a run goes on, and may ask for an early end. What is computed until then does
+/// not depend on them.
+#[derive(Clone, Copy, Default)]
+pub struct Watch<'a> {
+    /// A page that shows it.
+    pub live: Option<&'a Live>,
+    pub asked: Option<&'a Asked>,
+}
+
+/// The same, with someone looking on.
 pub fn reconstruct_watched(
     scan: &Scan,
     start: &Start,
     options: &Options,
     device: &Chosen,
     history: Option<&Path>,
-    live: Option<&Live>,
+    watch: Watch,
 ) -> Result<Solved> {
     options.check()?;
     start.check(scan)?;
@@ -256,7 +265,7 @@ pub fn reconstruct_watched(
         positions::check(scan, &start.probe, &start.indices)?;
     }
     let mut job = solve::Job::new(scan, start, options, device)?;
-    let mut outcome = job.run(history, live)?;
+    let mut outcome = job.run(history, watch)?;
     let reconstruction = job.finish()?;
     if options.refine_positions {
         let moved =

@@ -6,7 +6,7 @@ use std::time::Instant;
 use num_complex::Complex32;
 
 use super::solve::Job;
-use super::{Outcome, modes};
+use super::{Outcome, Watch, modes};
 use crate::graph::{Group, Role, Stage, Value};
 use crate::models::object::BETAS;
 use crate::models::plans::RING;
@@ -14,6 +14,7 @@ use crate::random::{Purpose, Stream};
 use crate::report::Progress as Bar;
 use crate::report::history::History;
 use crate::report::live::{Epoch, Live};
+use crate::signals::Asked;
 use crate::{Error, Result};
 
 /// The rates end at this part of what they began with.
@@ -86,14 +87,15 @@ struct Snapshot {
 
 impl Job<'_> {
     /// All epochs. `history` is the path of history.csv.
-    pub fn run(&mut self, history: Option<&Path>, live: Option<&Live>) -> Result<Outcome> {
+    pub fn run(&mut self, history: Option<&Path>, watch: Watch) -> Result<Outcome> {
+        let live = watch.live;
         let started = Instant::now();
         let mut history = history.map(|path| History::create(path, &COLUMNS)).transpose()?;
         let frames = self.start.indices.len();
         let mut bar = Bar::new(self.options.epochs, frames.div_ceil(self.batch), 0);
         let first = self.snapshot(f64::INFINITY)?;
         let mut good = first.clone();
-        while self.state.epoch < self.last_epoch() && !stop_asked(live) {
+        while self.state.epoch < self.last_epoch() && !watch.stop_asked() {
             let began = Instant::now();
             let rate = self.rate(0.0);
             let loss = self.epoch(&mut bar)?;
@@ -363,12 +365,15 @@ impl Job<'_> {
     }
 }
 
-fn stop_asked(live: Option<&Live>) -> bool {
-    let stop = live.is_some_and(Live::stop_asked);
-    if stop {
-        log::info!("stopping, as the live page asks");
+impl Watch<'_> {
+    fn stop_asked(&self) -> bool {
+        let page = self.live.is_some_and(Live::stop_asked).then_some("the live page");
+        let who = self.asked.and_then(Asked::stop).or(page);
+        if let Some(who) = who {
+            log::info!("stopping after this epoch, as {who} asks");
+        }
+        who.is_some()
     }
-    stop
 }
 
 impl Snapshot {

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
+use lock::Lock;
 
 pub mod bitmap;
 pub mod colormap;
@@ -15,6 +16,7 @@ mod font;
 pub mod history;
 pub mod html;
 pub mod live;
+mod lock;
 pub mod log;
 pub mod loggers;
 mod picture;
@@ -44,30 +46,35 @@ pub fn create_folder(path: impl AsRef<Path>) -> Result<()> {
     fs::remove_file(&probe).map_err(Error::io("write to the output folder", path))
 }
 
-/// An output folder that goes again, with the parents that were made for it, if nothing was put into
-/// it: a run that fails before its first result leaves no trace.
+/// An output folder of this run alone, which goes again, with the parents that were made for it, if
+/// nothing was put into it: a run that fails before its first result leaves no trace.
 #[derive(Debug)]
 pub struct OutputFolder {
     /// Folders that were made, the outermost first.
     made: Vec<PathBuf>,
+    lock: Option<Lock>,
 }
 
 impl OutputFolder {
     /// As [`create_folder`]; the folder stays when something is in it once the guard is dropped.
+    ///
+    /// Error, beside those of the system: another process writes to it.
     pub fn create(path: impl AsRef<Path>) -> Result<OutputFolder> {
         let path = path.as_ref();
         let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
         let mut made: Vec<PathBuf> =
             path.ancestors().take_while(missing).map(Path::to_path_buf).collect();
         made.reverse();
-        let guard = OutputFolder { made };
+        let mut guard = OutputFolder { made, lock: None };
         create_folder(path)?;
+        guard.lock = Lock::take(path)?;
         Ok(guard)
     }
 }
 
 impl Drop for OutputFolder {
     fn drop(&mut self) {
+        self.lock = None;
         for folder in self.made.iter().rev() {
             // Refused where the folder holds something, which is the point.
             let _ = fs::remove_dir(folder);

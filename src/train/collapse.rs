@@ -3,7 +3,7 @@
 //! A network can lower its loss for a while by a flat amplitude, or by one that has slid to the
 //! negative floor of its activation, and stay there. Its loss then stands still.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Spread of the amplitude over its mean below which it is flat.
 const FLAT_AMPLITUDE: f64 = 5e-3;
@@ -18,7 +18,7 @@ const WINDOW: usize = 3;
 const PROGRESS: f64 = 0.01;
 
 /// Mean and spread of patches where the probe lights them.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Structure {
     pub amplitude_mean: f64,
     pub amplitude_std: f64,

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod collapse;
+mod pause;
 mod plan;
 pub mod pool;
 pub mod precision;
@@ -24,7 +25,7 @@ use serde::Serialize;
 
 use crate::backend::{Backend, Chosen};
 use crate::checkpoint::{Checkpoint, Tensor};
-use crate::config::{Resolved, Resume, TrainConfig};
+use crate::config::{Resolved, TrainConfig};
 use crate::data::scan::Scan;
 use crate::graph::{Group, Stage};
 use crate::metrics::{Evidence, Verdict};
@@ -35,6 +36,7 @@ use crate::report::{self, Progress as Bar};
 use crate::{Error, Result};
 use batch::{Batch, Share, Streamed};
 use collapse::Structure;
+use pause::{Found, Interrupts, Within};
 use pool::{Epoch, Part, Pool};
 use row::{COLUMNS, Row};
 use state::{Learned, LearnedScan, Progress};
@@ -102,6 +104,8 @@ pub struct Trainer {
     resumed_from: Option<PathBuf>,
     /// The page that shows the run while it goes on.
     watched: Option<Watched>,
+    /// Who may ask for the end, or for a checkpoint.
+    interrupts: Interrupts,
 }
 
 impl Trainer {
@@ -151,6 +155,7 @@ impl Trainer {
             folder,
             resumed_from,
             watched: None,
+            interrupts: Interrupts::default(),
         };
         // Better known now than after the first epoch.
         trainer.epoch_groups(Part::Training, 0)?;
@@ -177,26 +182,30 @@ impl Trainer {
 
     /// Takes over weights, moments and progress where `--resume` asks for it.
     fn resume(&mut self) -> Result<()> {
-        let last = self.folder.join("last.safetensors");
-        let path = match &self.config.run.resume {
-            None => return Ok(()),
-            Some(Resume::Auto) if !last.exists() => {
+        let Some(Found { path, checkpoint, damaged }) = pause::to_resume(&self.config.run)? else {
+            if self.config.run.resume.is_some() {
                 log::info!("nothing to resume in {}: starting anew", self.folder.display());
-                return Ok(());
             }
-            Some(Resume::Auto) => last,
-            Some(Resume::Path(path)) => {
-                crate::checkpoint::find(path, crate::checkpoint::Which::Last)?
-            }
+            return Ok(());
         };
-        let checkpoint = Checkpoint::load(&path)?;
+        damaged.iter().for_each(|error| log::warn!("{error}; going on from an older one"));
         let learned: Learned = state::part(&checkpoint, "learned", &path)?;
         self.same_network(&learned, &path)?;
         resume::check_scans(&self.learned().scans, &learned.scans, &path)?;
         resume::check_options(&self.record, &checkpoint.metadata["configuration"], &path)?;
         state::restore(self.backend.as_mut(), &checkpoint, &path)?;
         self.progress = state::part(&checkpoint, "progress", &path)?;
-        log::info!("resuming {} after epoch {}", path.display(), self.progress.epoch);
+        self.check_place()?;
+        let (epoch, within) = (self.progress.epoch, &self.progress.within);
+        match within {
+            Some(w) => log::info!(
+                "resuming {} in epoch {}, after {} of its batches",
+                path.display(),
+                epoch + 1,
+                w.batches
+            ),
+            None => log::info!("resuming {} after epoch {epoch}", path.display()),
+        }
         self.resumed_from = Some(path);
         Ok(())
     }
@@ -318,9 +327,19 @@ impl Trainer {
                 epoch,
                 self.config.run.max_epochs,
             );
-        let (train_loss, norm) = self.learn(&groups, rate, bar)?;
-        let structure = self.structure()?;
+        let begun = self.progress.within.take().unwrap_or_default();
+        let skipped = begun.batches * self.config.run.batch_size * self.config.model.channels();
+        let mut done = self.learn(&groups, rate, begun, bar)?;
+        let structure = match done.structure {
+            Some(structure) => structure,
+            None => self.structure()?,
+        };
+        let (train_loss, norm) = (done.total / groups.len() as f64, done.norm);
+        // From here on only validation is left, should the run be stopped.
+        done.structure = Some(structure);
+        self.progress.within = Some(done);
         let val_loss = self.validate()?;
+        self.progress.within = None;
         let monitored = val_loss.unwrap_or(train_loss);
         self.structure.push((monitored, structure));
         self.progress.epoch += 1;
@@ -338,24 +357,30 @@ impl Trainer {
         } else {
             self.progress.without_progress += 1;
         }
-        let patterns = groups.index.len();
+        let patterns = groups.index.len().saturating_sub(skipped);
         let (epoch, step) = (self.progress.epoch, self.progress.step);
         let row = Row { epoch, step, rate, train_loss, val_loss, norm, structure, patterns };
         Ok((row, better))
     }
 
-    /// All steps of an epoch; returns the mean loss and the last gradient norm.
-    fn learn(&mut self, groups: &Epoch, rate: f64, bar: &mut Bar) -> Result<(f64, f64)> {
+    /// All steps of an epoch after those that are done already.
+    fn learn(
+        &mut self,
+        groups: &Epoch,
+        rate: f64,
+        mut done: Within,
+        bar: &mut Bar,
+    ) -> Result<Within> {
         let size = self.config.run.batch_size;
         let every = self.config.optimiser.accumulate_grad_batches;
         self.backend.write(self.step.inputs.training, &[1.0])?;
         let (epoch, epochs) = (self.progress.epoch, self.config.run.max_epochs);
         let labels = schedule::label_share(&self.config.loss, epoch, epochs);
-        let (mut total, mut norm) = (0.0, 0.0);
+        (done.groups, done.size) = (groups.len(), size);
         let batches = groups.len().div_ceil(size);
         let patience = self.backend.patience().min(plans::RING);
         let mut unseen = Vec::with_capacity(patience);
-        for at in 0..batches {
+        for at in done.batches..batches {
             // The batches of one step share its weight, also when the last step has fewer groups.
             let window = at / every * every * size;
             let in_step = (groups.len() - window).min(every * size);
@@ -372,22 +397,28 @@ impl Trainer {
             }
             self.backend.run_stages(Stage::Forward..=last)?;
             unseen.push(Unseen { batch, in_step, updated });
-            if unseen.len() == patience || at == batches - 1 {
-                total += self.look(&unseen, &mut norm, bar)?;
+            // A gradient that is being summed up is in no checkpoint. After the last batch there is its
+            // structure to be noted first.
+            let due = (updated && at < batches - 1).then(|| self.interrupts.due()).flatten();
+            if unseen.len() == patience || at == batches - 1 || due.is_some() {
+                self.look(&unseen, &mut done, bar)?;
                 unseen.clear();
-                let seen = ((at + 1) * size).min(groups.len());
-                self.show_step(at + 1, batches, total / seen as f64)?;
+                done.batches = at + 1;
+                let seen = (done.batches * size).min(groups.len());
+                self.show_step(&done, updated, batches, done.total / seen as f64)?;
+            }
+            if let Some(due) = due {
+                self.progress.within = Some(done.clone());
+                self.pause(due)?;
             }
         }
-        Ok((total / groups.len() as f64, norm))
+        Ok(done)
     }
 
-    /// Looks at the losses of the last batches, and at the norms of the gradients; the sum of the
-    /// losses over their groups.
-    fn look(&mut self, unseen: &[Unseen], norm: &mut f64, bar: &mut Bar) -> Result<f64> {
+    /// Looks at the losses of the last batches, and at the norms of the gradients.
+    fn look(&mut self, unseen: &[Unseen], done: &mut Within, bar: &mut Bar) -> Result<()> {
         let losses = self.backend.read(self.step.losses)?;
         let norms = self.backend.read(self.step.norms)?;
-        let mut total = 0.0;
         for (Unseen { batch, in_step, updated }, (loss, n)) in
             unseen.iter().zip(losses.into_iter().zip(norms))
         {
@@ -396,15 +427,16 @@ impl Trainer {
                 return Err(self.not_finite("loss", loss, &batch.named()));
             }
             if *updated {
-                *norm = n.into();
+                done.norm = n.into();
             }
-            if !norm.is_finite() {
-                return Err(self.not_finite("gradient's norm", *norm, &batch.named()));
+            if !done.norm.is_finite() {
+                return Err(self.not_finite("gradient's norm", done.norm, &batch.named()));
             }
-            total += loss;
+            // One after the other, so that the sum does not depend on how often it is looked at.
+            done.total += loss;
             bar.step(batch.patterns(), Some(loss / batch.len() as f64));
         }
-        Ok(total)
+        Ok(())
     }
 
     /// Fills the input buffers with `batch`.
@@ -465,6 +497,7 @@ impl Trainer {
         let size = self.config.run.batch_size;
         self.backend.write(self.step.inputs.training, &[0.0])?;
         for at in (0..groups.len()).step_by(size) {
+            self.pause_if_due()?;
             let batch = Batch::new(groups, at, size, self.config.model.channels());
             // Epochs are comparable: the share of true patches is that of the end.
             let labels = self.config.loss.label_share_end;
@@ -504,7 +537,11 @@ impl Trainer {
         if better {
             checkpoint.save(self.folder.join("best.safetensors"))?;
         }
-        checkpoint.save(self.folder.join("last.safetensors"))
+        let last = self.folder.join("last.safetensors");
+        pause::keep_previous(&self.folder, &last)?;
+        checkpoint.save(last)?;
+        self.saved_now();
+        Ok(())
     }
 
     /// Everything as it is now.

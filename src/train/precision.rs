@@ -1,8 +1,8 @@
 //! In which precision a training computes.
 
+use super::pause::to_resume;
 use crate::backend::Chosen;
-use crate::checkpoint::{self, Checkpoint, Which};
-use crate::config::{Origin, Precision, Resolved, Resume, RunConfig};
+use crate::config::{Origin, Precision, Resolved, RunConfig};
 use crate::graph;
 use crate::{Error, Result};
 
@@ -35,18 +35,8 @@ pub fn decided(resolved: &Resolved, device: &Chosen) -> Result<Resolved> {
 
 /// The precision of the training to go on with, if there is one.
 fn stored(run: &RunConfig) -> Result<Option<Precision>> {
-    let path = match &run.resume {
-        None => return Ok(None),
-        Some(Resume::Auto) => {
-            let last = run.output_dir.join("checkpoints").join(Which::Last.file_name());
-            if !last.exists() {
-                return Ok(None);
-            }
-            last
-        }
-        Some(Resume::Path(path)) => checkpoint::find(path, Which::Last)?,
-    };
-    let configuration = &Checkpoint::load(path)?.metadata["configuration"];
+    let Some(found) = to_resume(run)? else { return Ok(None) };
+    let configuration = &found.checkpoint.metadata["configuration"];
     // Checkpoints without the entry were trained before there was a choice.
     let tf32 = configuration["precision"]["value"] == "tf32";
     Ok(Some(if tf32 { Precision::Tf32 } else { Precision::Fp32 }))

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
+use super::pause::Within;
 use super::schedule;
 use crate::backend::Backend;
 use crate::checkpoint::{Checkpoint, Tensor};
@@ -31,6 +32,9 @@ pub struct Progress {
     /// Epochs since the best loss.
     pub without_progress: usize,
     pub schedule: schedule::State,
+    /// How much of the next epoch is done, where it was stopped in the middle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<Within>,
 }
 
 /// What inference takes over from training.

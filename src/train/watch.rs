@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::Trainer;
+use super::pause::Within;
 use super::row::Row;
 use crate::backend::Chosen;
 use crate::config::PatchWeighting;
@@ -99,13 +100,22 @@ impl Trainer {
     }
 
     /// Says how far the epoch is, and writes a checkpoint where the page asks for one.
-    pub(super) fn show_step(&mut self, done: usize, of: usize, loss: f64) -> Result<()> {
+    /// After an update: the sum of gradients that comes before one is in no checkpoint.
+    pub(super) fn show_step(
+        &mut self,
+        done: &Within,
+        updated: bool,
+        of: usize,
+        loss: f64,
+    ) -> Result<()> {
         let Some(watched) = &self.watched else { return Ok(()) };
         let epoch = self.progress.epoch + 1;
-        watched.live.step(epoch, done as f64 / of as f64, loss);
-        if !watched.live.take_checkpoint() {
+        watched.live.step(epoch, done.batches as f64 / of as f64, loss);
+        if !updated || !watched.live.take_checkpoint() {
             return Ok(());
         }
+        let structure = if done.batches == of { Some(self.structure()?) } else { None };
+        self.progress.within = Some(Within { structure, ..done.clone() });
         let name = format!("asked-step-{:08}.safetensors", self.progress.step);
         std::fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
         let saved = self.checkpoint()?.save(self.folder.join(&name));
