@@ -10,6 +10,7 @@
 // m  moment1  float  [n]
 // v  moment2  float  [n]
 //    control  float  [3]    η, b₁, b₂ of this step
+//    guard    float  [1…]   the gradient's norm: where it is not finite, nothing is done
 //
 // 1 − β comes as an argument of its own: in float, 1 − 0.999f is off by 1e-5. CPU twin:
 // src/ops/adam.rs.
@@ -20,6 +21,7 @@
 extern "C" __global__ void adam_forward(
     const float* __restrict__ gradient,  // [n]
     const float* __restrict__ control,   // [3]
+    const float* __restrict__ guard,     // [1…]
     float*       __restrict__ param,     // [n]
     float*       __restrict__ moment1,   // [n]
     float*       __restrict__ moment2,   // [n]
@@ -27,7 +29,7 @@ extern "C" __global__ void adam_forward(
     float beta1, float rest1, float beta2, float rest2, float epsilon, float decay)
 {
     const int i = element();
-    if (i >= total) return;
+    if (i >= total || !finite(guard[0])) return;
 
     const float rate = control[0], p = param[i];
     const float g = decoupled ? gradient[i] : gradient[i] + decay * p;

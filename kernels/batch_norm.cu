@@ -3,7 +3,7 @@
 //   y = γ x̂ + β,  x̂ = (x − μ) r,  r = 1 / √(σ² + ε)
 //   μ, σ²: of the n = B·pixels numbers of the channel in training, otherwise the running ones
 //   running mean += 0.1 (μ − running mean)                       in training
-//   running variance += 0.1 (σ² n / (n − 1) − running variance)  in training
+//   running variance += 0.1 (σ² n / (n − 1) − running variance)  in training, if finite
 //
 //   ∂L/∂β = Σ ∂L/∂y,  ∂L/∂γ = Σ x̂ ∂L/∂y
 //   ∂L/∂x = γ r (∂L/∂y − mean ∂L/∂y − x̂ mean(x̂ ∂L/∂y))      statistics of the batch are assumed
@@ -54,7 +54,8 @@ extern "C" __global__ void batch_norm_statistics(
         }
         squares = block_sum(squares);
         var = squares / count;
-        if (threadIdx.x == 0) {
+        // A batch with NaN in it, whose step is left out, leaves no trace.
+        if (threadIdx.x == 0 && finite((float)squares)) {
             const double unbiased = squares / (count > 1 ? count - 1 : 1);
             running_mean[c] = (float)(old_mean + kMomentum * (mean - old_mean));
             running_var[c] = (float)(old_var + kMomentum * (unbiased - old_var));

@@ -50,6 +50,9 @@ __device__ inline float2 conj_product(float2 a, float2 b)
     return make_float2(a.x * b.x + a.y * b.y, a.x * b.y - a.y * b.x);
 }
 
+// Neither infinite nor NaN.
+__device__ inline bool finite(float x) { return fabsf(x) <= 3.402823466e38f; }
+
 // Sets or adds a share of a gradient.
 __device__ inline void put(float* dst, int accumulate, float share)
 {

@@ -348,3 +348,38 @@ fn a_limit_below_what_streaming_needs_is_an_error() {
     let (done, said) = said(&scan, &run, &["--device-memory-limit=1e5"]);
     assert!(!done && said.contains("--device-memory-limit"), "{said}");
 }
+
+/// A scan whose last pattern is so bright that nothing in single precision can hold its photons.
+fn blinding(folder: &Path, path: &Path) -> PathBuf {
+    let mut scan = read(path);
+    let last = scan.len() - 1;
+    scan.amplitude.index_axis_mut(ndarray::Axis(0), last).fill(1e20);
+    let path = folder.join("blinding.npz");
+    write_scan(&path, &ScanFile::new(&scan)).unwrap();
+    path
+}
+
+#[test]
+fn a_batch_with_a_loss_that_is_no_number_stops_the_training_and_is_named() {
+    let (place, path) = workplace();
+    let (scan, folder) = (blinding(place.path(), &path), place.path().join("run"));
+    let (well, text) = said(&scan, &folder, &["--n-images=16", "--batch-norm"]);
+    assert!(!well && !text.contains("panicked"), "{text}");
+    let line = text.lines().find(|line| line.starts_with("error:")).expect("one message");
+    for part in ["in epoch 1", "15", "the gradient of encoder.blocks.", "--on-nonfinite skip"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+}
+
+#[test]
+fn a_batch_with_a_loss_that_is_no_number_is_left_out_where_that_is_asked_for() {
+    let (place, path) = workplace();
+    let (scan, folder) = (blinding(place.path(), &path), place.path().join("run"));
+    let more = ["--n-images=16", "--batch-norm", "--on-nonfinite=skip", "--max-epochs=2"];
+    let (well, text) = said(&scan, &folder, &more);
+    assert!(well, "{text}");
+    assert_eq!(text.matches("the step is left out").count(), 2, "once in each epoch: {text}");
+    let weights = last(&folder);
+    assert!(weights.tensors.values().all(|t| t.data.iter().all(|x| x.is_finite())));
+    assert!(rows(&folder).rows.iter().all(|row| row[3].is_finite()));
+}

@@ -9,8 +9,8 @@ use super::report as page;
 use crate::backend::Chosen;
 use crate::config::{
     self, AmpActivation, Architecture, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder,
-    GroupInput, Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, Optimiser,
-    OutputMode, Precision, Resume, RowModes, Schedule, TrainConfig,
+    GroupInput, Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, OnNonfinite,
+    Optimiser, OutputMode, Precision, Resume, RowModes, Schedule, TrainConfig,
 };
 use crate::data::{self, LoadOptions, Reading, Scan, check_network_side};
 use crate::reconstruct::modes;
@@ -252,6 +252,9 @@ pub struct Args {
     /// from memory [default: what the device has]
     #[arg(long, value_parser = bytes, value_name = "BYTES", help_heading = "Run")]
     pub device_memory_limit: Option<usize>,
+    /// What becomes of a training when a loss or a gradient is infinite or no number [default: stop]
+    #[arg(long, value_enum, ignore_case = true, value_name = "WHAT", help_heading = "Run")]
+    pub on_nonfinite: Option<OnNonfinite>,
     /// Stop after this many epochs without a better loss [default: never]
     #[arg(long, value_name = "EPOCHS", help_heading = "Run")]
     pub early_stop_patience: Option<usize>,

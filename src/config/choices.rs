@@ -260,6 +260,19 @@ pub enum Logger {
     Tensorboard,
 }
 
+/// What becomes of a training when a loss or a gradient is infinite or no number. The step is left out
+/// in either case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum OnNonfinite {
+    /// It ends, and says in which batch and in which layers.
+    #[default]
+    Stop,
+    /// It goes on with the next batch, and says which one was left out.
+    Skip,
+}
+
 /// To what a GPU rounds the factors of convolutions. Sums, weights and all else have single precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -18,8 +18,8 @@ mod validate;
 
 pub use choices::{
     AmpActivation, Architecture, Checkpoint, ClipAlgorithm, Device, FrameOrder, GroupInput,
-    Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, Optimiser, OutputMode,
-    PatchWeighting, Precision, Resume, RowModes, Schedule,
+    Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, OnNonfinite, Optimiser,
+    OutputMode, PatchWeighting, Precision, Resume, RowModes, Schedule,
 };
 pub use resolve::{DatasetFacts, Origin, Resolved, draft, resolve};
 
@@ -337,6 +337,8 @@ pub struct RunConfig {
     /// Bytes of buffers that a training may take; patterns that do not fit are streamed. None = what
     /// the device has.
     pub device_memory_limit: Option<usize>,
+    /// What becomes of a training whose loss or gradient is not finite.
+    pub on_nonfinite: OnNonfinite,
     /// Stop after this many epochs without a better loss; none = never.
     pub early_stop_patience: Option<usize>,
     /// Go on with an interrupted training.
@@ -363,6 +365,7 @@ impl Default for RunConfig {
             device: Device::Auto,
             precision: Precision::Auto,
             device_memory_limit: None,
+            on_nonfinite: OnNonfinite::Stop,
             early_stop_patience: None,
             resume: None,
             init_from: None,

@@ -541,7 +541,9 @@ fn regions(g: &mut Graph, s: &Size) -> [Value; 4] {
 fn adam_with(g: &mut Graph, s: &Size, weight_decay: f64, decoupled: bool) -> Option<Value> {
     let (regions, control) = (regions(g, s), g.input("control", &[3]));
     let (beta1, beta2, epsilon) = (0.9, 0.999, 1e-8);
-    adam(g, regions, control, Constants { beta1, beta2, epsilon, weight_decay, decoupled });
+    let guard = g.input("guard", &[1]);
+    let constants = Constants { beta1, beta2, epsilon, weight_decay, decoupled };
+    adam(g, regions, control, Some(guard), constants);
     None
 }
 
@@ -597,7 +599,7 @@ fn update() -> Vec<Case> {
         }),
         ("sgd", |g, s| {
             let ([param, gradient, moment, _], control) = (regions(g, s), g.input("control", &[3]));
-            sgd(g, [param, gradient, moment], control, 0.9, 0.01);
+            sgd(g, [param, gradient, moment], control, None, 0.9, 0.01);
             None
         }),
     ])

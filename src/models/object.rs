@@ -293,7 +293,7 @@ fn update(g: &mut Graph) -> Vec<(Group, Value)> {
         let control = g.input(&format!("rate of {group:?}"), &[3]);
         let roles = [Role::Param, Role::ParamGrad, Role::Moment1, Role::Moment2];
         let regions = roles.map(|role| g.region(role, group));
-        adam(g, regions, control, rule);
+        adam(g, regions, control, None, rule);
         rates.push((group, control));
     }
     rates

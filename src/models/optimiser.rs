@@ -58,20 +58,27 @@ pub fn attach(g: &mut Graph, config: &OptimiserConfig) -> Controls {
     let rates = groups
         .iter()
         .zip(regions)
-        .map(|(&group, gradient)| (group, update(g, config, group, gradient)));
+        .map(|(&group, gradient)| (group, update(g, config, group, gradient, norm)));
     let rates = rates.collect();
     Controls { rates, keep, norm }
 }
 
-/// Appends the update of one group and returns its control buffer.
-fn update(g: &mut Graph, config: &OptimiserConfig, group: Group, gradient: Value) -> Value {
+/// Appends the update of one group, which is left out where the `norm` of all gradients is not finite,
+/// and returns its control buffer.
+fn update(
+    g: &mut Graph,
+    config: &OptimiserConfig,
+    group: Group,
+    gradient: Value,
+    norm: Value,
+) -> Value {
     let control = g.input(&format!("rate of {group:?}"), &[3]);
     let p = g.region(Role::Param, group);
     let m = g.region(Role::Moment1, group);
     // The probe is a measured thing with a size of its own: decay would shrink it.
     let weight_decay = if group == Group::Probe { 0.0 } else { config.weight_decay };
     if config.kind == Optimiser::Sgd {
-        sgd(g, [p, gradient, m], control, config.momentum, weight_decay);
+        sgd(g, [p, gradient, m], control, Some(norm), config.momentum, weight_decay);
         return control;
     }
     let v = g.region(Role::Moment2, group);
@@ -82,6 +89,6 @@ fn update(g: &mut Graph, config: &OptimiserConfig, group: Group, gradient: Value
         weight_decay,
         decoupled: config.kind == Optimiser::AdamW,
     };
-    adam(g, [p, gradient, m, v], control, constants);
+    adam(g, [p, gradient, m, v], control, Some(norm), constants);
     control
 }

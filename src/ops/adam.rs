@@ -29,19 +29,28 @@ pub struct Constants {
 pub struct Adam {
     regions: [Value; 4],
     control: Value,
+    /// `control` itself where there is none: it is always finite.
+    guard: Value,
     constants: Constants,
     total: usize,
 }
 
-/// Flat regions p, g, m, v; `control` holds [η, 1 − β₁ᵗ, 1 − β₂ᵗ].
-pub fn adam(g: &mut Graph, regions: [Value; 4], control: Value, constants: Constants) {
+/// Flat regions p, g, m, v; `control` holds [η, 1 − β₁ᵗ, 1 − β₂ᵗ]. Where `guard` [1], the norm of the
+/// gradient, is not finite, nothing changes.
+pub fn adam(
+    g: &mut Graph,
+    regions: [Value; 4],
+    control: Value,
+    guard: Option<Value>,
+    constants: Constants,
+) {
     let total = g.flat_len(regions[0]);
-    g.push(Adam { regions, control, constants, total });
+    g.push(Adam { regions, control, guard: guard.unwrap_or(control), constants, total });
 }
 
 impl Operation for Adam {
     fn reads(&self) -> Vec<Value> {
-        self.regions.into_iter().chain([self.control]).collect()
+        self.regions.into_iter().chain([self.control, self.guard]).collect()
     }
 
     fn writes(&self) -> Vec<Value> {
@@ -51,6 +60,10 @@ impl Operation for Adam {
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
         let [p, g, m, v] = self.regions;
+        let [guard] = mem.get([self.guard]);
+        if !guard[0].is_finite() {
+            return;
+        }
         let [p, g, m, v, control] = mem.get([p, g, m, v, self.control]);
         let [rate, bias1, bias2] = [control[0], control[1], control[2]];
         let (one, c) = (T::one(), self.constants);
@@ -68,10 +81,10 @@ impl Operation for Adam {
     }
 
     fn launches(&self) -> Vec<Launch> {
-        let Adam { regions: [p, g, m, v], control, constants: c, total } = *self;
+        let Adam { regions: [p, g, m, v], control, guard, constants: c, total } = *self;
         let Constants { beta1, beta2, epsilon, weight_decay, decoupled } = c;
         let launch = Launch::elements("adam_forward", total)
-            .buffers([g, control, p, m, v])
+            .buffers([g, control, guard, p, m, v])
             .ints([total, decoupled.into()])
             .floats([beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon, weight_decay]);
         vec![launch]

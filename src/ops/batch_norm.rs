@@ -112,8 +112,11 @@ impl BatchNorm {
                 let squares: f64 = squares.sum();
                 sigma2 = squares / count;
                 let unbiased = squares / (count - 1.0).max(1.0);
-                *mean = T::of(mean.wide() + MOMENTUM * (mu - mean.wide()));
-                *var = T::of(var.wide() + MOMENTUM * (unbiased - var.wide()));
+                // A batch with NaN in it, whose step is left out, leaves no trace.
+                if T::of(squares).is_finite() {
+                    *mean = T::of(mean.wide() + MOMENTUM * (mu - mean.wide()));
+                    *var = T::of(var.wide() + MOMENTUM * (unbiased - var.wide()));
+                }
             }
             used[0] = T::of(mu);
             used[1] = T::of(1.0 / (sigma2 + FLOOR).sqrt());

@@ -14,20 +14,31 @@ use crate::launch::Launch;
 pub struct Sgd {
     regions: [Value; 3],
     control: Value,
+    /// `control` itself where there is none: it is always finite.
+    guard: Value,
     momentum: f64,
     weight_decay: f64,
     total: usize,
 }
 
-/// Flat regions p, g, m; `control` holds [η, …].
-pub fn sgd(g: &mut Graph, regions: [Value; 3], control: Value, momentum: f64, weight_decay: f64) {
+/// Flat regions p, g, m; `control` holds [η, …]. Where `guard` [1], the norm of the gradient, is not
+/// finite, nothing changes.
+pub fn sgd(
+    g: &mut Graph,
+    regions: [Value; 3],
+    control: Value,
+    guard: Option<Value>,
+    momentum: f64,
+    weight_decay: f64,
+) {
     let total = g.flat_len(regions[0]);
-    g.push(Sgd { regions, control, momentum, weight_decay, total });
+    let guard = guard.unwrap_or(control);
+    g.push(Sgd { regions, control, guard, momentum, weight_decay, total });
 }
 
 impl Operation for Sgd {
     fn reads(&self) -> Vec<Value> {
-        self.regions.into_iter().chain([self.control]).collect()
+        self.regions.into_iter().chain([self.control, self.guard]).collect()
     }
 
     fn writes(&self) -> Vec<Value> {
@@ -37,6 +48,10 @@ impl Operation for Sgd {
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
         let [p, g, m] = self.regions;
+        let [guard] = mem.get([self.guard]);
+        if !guard[0].is_finite() {
+            return;
+        }
         let [p, g, m, control] = mem.get([p, g, m, self.control]);
         let rate = control[0];
         let [momentum, decay] = [self.momentum, self.weight_decay].map(T::of);
@@ -48,9 +63,9 @@ impl Operation for Sgd {
     }
 
     fn launches(&self) -> Vec<Launch> {
-        let Sgd { regions: [p, g, m], control, momentum, weight_decay, total } = *self;
+        let Sgd { regions: [p, g, m], control, guard, momentum, weight_decay, total } = *self;
         let launch = Launch::elements("sgd_forward", total)
-            .buffers([g, control, p, m])
+            .buffers([g, control, guard, p, m])
             .ints([total])
             .floats([momentum, weight_decay]);
         vec![launch]

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod collapse;
+mod nonfinite;
 mod pause;
 mod plan;
 pub mod pool;
@@ -334,7 +335,8 @@ impl Trainer {
             Some(structure) => structure,
             None => self.structure()?,
         };
-        let (train_loss, norm) = (done.total / groups.len() as f64, done.norm);
+        let learned = (groups.len() - done.skipped).max(1) as f64;
+        let (train_loss, norm) = (done.total / learned, done.norm);
         // From here on only validation is left, should the run be stopped.
         done.structure = Some(structure);
         self.progress.within = Some(done);
@@ -345,7 +347,7 @@ impl Trainer {
         self.progress.epoch += 1;
         schedule::observe(&self.config.optimiser, &mut self.progress.schedule, monitored);
         if !monitored.is_finite() {
-            return Err(self.not_finite("validation loss", monitored, ""));
+            return Err(self.not_finite(&format!("the loss is {monitored} in the validation"), ""));
         }
         // Where the loss itself changes from epoch to epoch, one cannot be held against another.
         let comparable = val_loss.is_some() || !self.config.loss.changes();
@@ -405,7 +407,8 @@ impl Trainer {
                 unseen.clear();
                 done.batches = at + 1;
                 let seen = (done.batches * size).min(groups.len());
-                self.show_step(&done, updated, batches, done.total / seen as f64)?;
+                let learned = seen.saturating_sub(done.skipped).max(1) as f64;
+                self.show_step(&done, updated, batches, done.total / learned)?;
             }
             if let Some(due) = due {
                 self.progress.within = Some(done.clone());
@@ -423,15 +426,13 @@ impl Trainer {
             unseen.iter().zip(losses.into_iter().zip(norms))
         {
             let loss = f64::from(loss) * *in_step as f64;
-            if !loss.is_finite() {
-                return Err(self.not_finite("loss", loss, &batch.named()));
+            let norm = if *updated { f64::from(n) } else { done.norm };
+            if let Some(what) = nonfinite::found(loss, norm) {
+                self.leave_out(&what, batch, *in_step, done)?;
+                bar.step(batch.patterns(), None);
+                continue;
             }
-            if *updated {
-                done.norm = n.into();
-            }
-            if !done.norm.is_finite() {
-                return Err(self.not_finite("gradient's norm", done.norm, &batch.named()));
-            }
+            (done.norm, done.in_a_row) = (norm, 0);
             // One after the other, so that the sum does not depend on how often it is looked at.
             done.total += loss;
             bar.step(batch.patterns(), Some(loss / batch.len() as f64));
@@ -443,15 +444,6 @@ impl Trainer {
     fn write(&mut self, batch: &Batch, share: Share) -> Result<()> {
         let (inputs, pool) = (&self.step.inputs, &self.pool);
         batch.write(self.backend.as_mut(), inputs, pool, share, self.streamed.as_mut())
-    }
-
-    fn not_finite(&self, what: &str, value: f64, place: &str) -> Error {
-        Error::Run(format!(
-            "the {what} is {value} in epoch {}{place}: nothing of this epoch was saved, the \
-             checkpoints of the epochs before are whole; try a lower --learning-rate or \
-             --gradient-clip-val 1",
-            self.progress.epoch + 1,
-        ))
     }
 
     /// Counts one more step of the optimiser, and writes its rates.

@@ -31,6 +31,11 @@ pub struct Within {
     pub total: f64,
     /// Norm of the last gradient.
     pub norm: f64,
+    /// Groups that were left out, because their loss or gradient was not finite; and batches in a row.
+    #[serde(default)]
+    pub skipped: usize,
+    #[serde(default)]
+    pub in_a_row: usize,
     /// Where all batches are done: what the last of them looked like. Validation is left.
     pub structure: Option<Structure>,
 }

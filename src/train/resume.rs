@@ -11,7 +11,7 @@ use super::state::LearnedScan;
 use crate::{Error, Result};
 
 /// Options that may differ without changing a single step, or that are checked by other means.
-const FREE: [&str; 15] = [
+const FREE: [&str; 16] = [
     "train_data_file",
     "test_data_file",
     "like",
@@ -22,6 +22,7 @@ const FREE: [&str; 15] = [
     "device",
     "device_memory_limit",
     "early_stop_patience",
+    "on_nonfinite",
     "resume",
     "logger",
     "strict",

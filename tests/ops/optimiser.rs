@@ -35,7 +35,7 @@ const ADAM: Constants =
 fn the_first_step_of_adam_is_the_learning_rate_against_the_sign_of_the_gradient() {
     let control = [0.01, 0.1, 0.01];
     let [p, ..] = run([&[1.0, 2.0], &[0.5, -3.0], &[0.0; 2], &[0.0; 2], &control], 1, |g, v| {
-        adam(g, [v[0], v[1], v[2], v[3]], v[4], ADAM);
+        adam(g, [v[0], v[1], v[2], v[3]], v[4], None, ADAM);
     });
     assert_relative_eq!(p[..], [0.99, 2.01], max_relative = 1e-7);
 }
@@ -45,7 +45,7 @@ fn decay_joins_the_gradient_of_adam_or_shrinks_the_weight_apart_from_it() {
     let step = |decoupled| {
         let constants = Constants { weight_decay: 0.5, decoupled, ..ADAM };
         let [p, _, m, ..] = run([&[2.0], &[1.0], &[0.0], &[0.0], &[0.01, 0.1, 0.01]], 1, |g, v| {
-            adam(g, [v[0], v[1], v[2], v[3]], v[4], constants);
+            adam(g, [v[0], v[1], v[2], v[3]], v[4], None, constants);
         });
         (p[0], m[0])
     };
@@ -57,9 +57,26 @@ fn decay_joins_the_gradient_of_adam_or_shrinks_the_weight_apart_from_it() {
 }
 
 #[test]
+fn no_update_changes_anything_where_the_norm_of_the_gradient_is_not_finite() {
+    for norm in [f64::NAN, f64::INFINITY, 1.0] {
+        let (p, g, control) = ([2.0, 3.0], [f64::NAN, 1.0], [0.01, 0.1, 0.01]);
+        let after = run([&p, &g, &[0.5; 2], &[0.25; 2], &control, &[norm]], 1, |g, v| {
+            adam(g, [v[0], v[1], v[2], v[3]], v[4], Some(v[5]), ADAM);
+        });
+        let untouched = after[0] == p && after[2] == [0.5; 2] && after[3] == [0.25; 2];
+        assert_eq!(untouched, !norm.is_finite(), "adam, {norm}");
+        let after = run([&p, &g, &[0.5; 2], &control, &[norm]], 1, |g, v| {
+            sgd(g, [v[0], v[1], v[2]], v[3], Some(v[4]), 0.9, 0.0);
+        });
+        let untouched = after[0] == p && after[2] == [0.5; 2];
+        assert_eq!(untouched, !norm.is_finite(), "sgd, {norm}");
+    }
+}
+
+#[test]
 fn sgd_looks_ahead_along_its_momentum() {
     let [p, _, m, _] = run([&[1.0], &[2.0], &[0.0], &[0.1, 0.0, 0.0]], 2, |g, v| {
-        sgd(g, [v[0], v[1], v[2]], v[3], 0.9, 0.0);
+        sgd(g, [v[0], v[1], v[2]], v[3], None, 0.9, 0.0);
     });
     // m: 2, then 0.9 · 2 + 2 = 3.8; steps: 2 + 0.9 · 2 = 3.8, then 2 + 0.9 · 3.8 = 5.42.
     assert_relative_eq!(m[0], 3.8, max_relative = 1e-12);
