@@ -239,6 +239,22 @@ fn the_probe_is_listed_but_is_no_part_of_the_network() {
 }
 
 #[test]
+fn the_precision_of_a_plan_shows_in_its_kernels() {
+    let count = |text: &str, name: &str| text.matches(name).count();
+    for (precision, other) in [("tf32", "bf16"), ("bf16", "tf32")] {
+        let text = printed(&format!("--precision {precision} --launches"));
+        assert!(count(&text, &format!("conv2d_{precision}_forward")) > 10, "{text}");
+        assert!(!text.contains(&format!("conv2d_{other}")), "{text}");
+        // When the host has written parameters, and after an update; never in between.
+        assert_eq!(count(&text, &format!("conv2d_{precision}_pack")), 2);
+        assert!(figure(&text, "packed weights").is_some_and(|bytes| bytes > 0));
+        let inference = printed(&format!("--precision {precision} --launches --inference"));
+        assert_eq!(count(&inference, &format!("conv2d_{precision}_pack")), 1);
+    }
+    assert!(!printed("--launches").contains("pack"));
+}
+
+#[test]
 fn every_operation_and_every_launch_is_listed() {
     let text = printed("--batch_size 2 --ops --launches");
     for wanted in ["Conv2dBackward", "Adam", "poisson_forward", "encoder.blocks.0.conv1"] {

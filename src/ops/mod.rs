@@ -135,7 +135,7 @@ ops! {
     channel_pool: ChannelPool ChannelPoolBackward;
     clip: Clip;
     complex_variation: ComplexVariation ComplexVariationBackward;
-    conv2d: Conv2d Conv2dBackward;
+    conv2d: Conv2d Conv2dBackward Pack Words;
     cut: Cut CutBackward;
     dft_axis: DftAxis;
     dft_plane: DftPlane;

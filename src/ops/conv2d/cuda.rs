@@ -24,7 +24,7 @@ const SHORTEST_SLICE: usize = 128;
 
 impl Sizes {
     /// Pixels of the batch.
-    fn all_pixels(&self) -> usize {
+    pub(super) fn all_pixels(&self) -> usize {
         self.batch * self.pixels()
     }
 
@@ -34,7 +34,7 @@ impl Sizes {
     }
 
     /// Into how many slices the pixels of the batch are cut: a power of two.
-    fn slices(&self) -> usize {
+    pub(super) fn slices(&self) -> usize {
         let [columns, rows, _] = grid(self.outputs, self.weights(), 1);
         let tiles = (columns * rows) as usize;
         let mut slices = 1;
@@ -80,8 +80,7 @@ fn tiled(kernels: [&'static str; 2], rows: usize, columns: usize, slices: usize)
 }
 
 pub fn forward(op: &Conv2d) -> Vec<Launch> {
-    let by_tensor_cores = op.tf32().then(|| tensor::forward(op)).flatten();
-    by_tensor_cores.unwrap_or_else(|| plain_forward(op))
+    tensor::forward(op).unwrap_or_else(|| plain_forward(op))
 }
 
 fn plain_forward(op: &Conv2d) -> Vec<Launch> {
@@ -97,15 +96,17 @@ fn plain_forward(op: &Conv2d) -> Vec<Launch> {
 }
 
 pub fn backward(op: &Conv2dBackward) -> Vec<Launch> {
-    let tf32 = op.forward.tf32();
     let data = op.dx.into_iter().flat_map(|d| {
-        let by_tensor_cores = tf32.then(|| tensor::input_gradient(op, d)).flatten();
+        let by_tensor_cores = tensor::input_gradient(op, d);
         by_tensor_cores.unwrap_or_else(|| input_gradient(op, d).into_iter().collect())
     });
-    let weight = op.dweight.into_iter().flat_map(|d| {
-        let by_tensor_cores = tf32.then(|| tensor::weight_gradient(op, d)).flatten();
-        by_tensor_cores.unwrap_or_else(|| weight_gradient(op, d))
-    });
+    let weight = op
+        .dweight
+        .into_iter()
+        .flat_map(|d| tensor::weight_gradient(op, d).unwrap_or_else(|| weight_gradient(op, d)));
+    if let Some(passed) = tensor::passed(op) {
+        return passed.into_iter().chain(data).chain(weight).collect();
+    }
     let bias = op.dbias.into_iter().flat_map(|d| bias_gradient(op, d));
     data.chain(weight).chain(bias).collect()
 }
@@ -148,7 +149,7 @@ fn bias_gradient(op: &Conv2dBackward, dbias: Grad) -> Vec<Launch> {
 }
 
 /// Adds the slices in their order.
-fn sum(partial: Value, gradient: Grad, slices: usize, total: usize) -> Launch {
+pub fn sum(partial: Value, gradient: Grad, slices: usize, total: usize) -> Launch {
     let launch = Launch::elements("conv2d_backward_sum", total).buffers([partial, gradient.value]);
     launch.ints([slices, total, gradient.accumulate.into()])
 }
