@@ -25,7 +25,7 @@
 //   weight gradient: 36 products a warp for 44 reads, tensor cores 940 cycles, shared memory 850: 10 µs
 //   words of x and dy: 6 and 10 bytes a number from and to memory, at 64² 8 and 14 µs, at 32² and 16² half
 //     and a quarter; of an image between two products nothing to make, and 2 bytes a number instead of 8
-// Next: pooling, upsampling and the split of channels write words too; wgmma.
+// Next: pooling, upsampling and the split of channels in words too; wgmma.
 //
 // CPU twin: src/ops/conv2d/; S, tiles and grids: src/ops/conv2d/tensor.rs.
 
@@ -89,8 +89,10 @@ KERNEL_EXPORT(conv2d_bf16_pack)
 extern "C" __global__ void conv2d_bf16_words(
     const float* __restrict__ image,  // [B, C, H, W]
     float*       __restrict__ words,  // [B, C/2, H, W]
+    const float* other_image, float* other_words,
     int channels, int plane, int total)
 {
+    if (second(1)) image = other_image, words = other_words;
     const int i = element();
     if (i >= total) return;
 
@@ -107,8 +109,10 @@ extern "C" __global__ void conv2d_bf16_gradient(
     const float* __restrict__ y,        // [B, O, H, W], or words [B, O/2, H, W]
     float*       __restrict__ passed,   // words [B, O/2, H, W]
     float*       __restrict__ partial,  // [S, O], if biased
+    const float* other_dy, const float* other_y, float* other_passed, float* other_partial,
     int outputs, int plane, int total, int relu, int slice, int dy_words, int y_words, int biased)
 {
+    if (second(1)) dy = other_dy, y = other_y, passed = other_passed, partial = other_partial;
     const int p = (int)blockIdx.x, first = (int)blockIdx.y * slice;
     const int end = min(first + slice, total);
     double low = 0.0, high = 0.0;
@@ -152,22 +156,32 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_bf16_forward(
     const float* __restrict__ bias,    // [O], if biased
     float*       __restrict__ y,       // [B, O, H, W], or words [B, O/2, H, W]
     float*       __restrict__ partial, // [S, B, O, H, W], if S > 1
+    const float* other_x, const float* other_packed, const float* other_bias, float* other_y,
+    float* other_partial,
     int inputs, int outputs, int height, int width, int pad, int batch,
-    int tile_columns, int tile_rows, int tile_samples, int plane, int slice,
+    int tile_columns, int tile_rows, int tile_samples, int plane, int slice, int slices,
     int biased, int relu, int words)
 {
+    if (second(slices)) {
+        x = other_x;
+        packed = other_packed;
+        bias = other_bias;
+        y = other_y;
+        partial = other_partial;
+    }
     SHARED_DYN(float, shared);
     const Layer l = onward((inputs + 1) / 2, outputs, height, width, kSide, pad, batch);
     const Tile tile = tile_at((int)blockIdx.x, l, tile_columns, tile_rows, tile_samples, plane);
-    partial += blockIdx.z * ((size_t)batch * l.into * l.height * l.width);
+    const int part = (int)blockIdx.z % slices;
+    partial += part * ((size_t)batch * l.into * l.height * l.width);
     const auto store = [=](const Four& at, int o, float4 z, float4 w) {
-        if (gridDim.z > 1) return put_two(partial, 0, l, at, o, z, w);
+        if (slices > 1) return put_two(partial, 0, l, at, o, z, w);
         const float more = biased ? bias[o] : 0.0f;
         const float next = biased && o + 1 < outputs ? bias[o + 1] : 0.0f;
         z = biased_relu(z, more, relu), w = biased_relu(w, next, relu);
         put_result(y, words, 0, l, at, o, z, w);
     };
-    correlate<Bf16, 3>(shared, x, nullptr, packed, l, tile, slice, store);
+    correlate<Bf16, 3>(shared, x, nullptr, packed, l, tile, part * slice, slice, store);
 }
 KERNEL_EXPORT(conv2d_bf16_forward)
 
@@ -177,19 +191,27 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_bf16_backward_data
     const float* __restrict__ packed,  // words [I/64, O/16, 9, 8, 64]
     float*       __restrict__ dx,      // [B, I, rows, columns], or words [B, I/2, rows, columns]
     float*       __restrict__ partial, // [S, B, I, rows, columns], if S > 1
+    const float* other_passed, const float* other_packed, float* other_dx, float* other_partial,
     int inputs, int outputs, int height, int width, int pad, int batch,
-    int tile_columns, int tile_rows, int tile_samples, int plane, int slice,
+    int tile_columns, int tile_rows, int tile_samples, int plane, int slice, int slices,
     int accumulate, int words)
 {
+    if (second(slices)) {
+        passed = other_passed;
+        packed = other_packed;
+        dx = other_dx;
+        partial = other_partial;
+    }
     SHARED_DYN(float, shared);
     const Layer l = back(inputs, (outputs + 1) / 2, height, width, kSide, pad, batch);
     const Tile tile = tile_at((int)blockIdx.x, l, tile_columns, tile_rows, tile_samples, plane);
-    partial += blockIdx.z * ((size_t)batch * l.into * l.height * l.width);
+    const int part = (int)blockIdx.z % slices;
+    partial += part * ((size_t)batch * l.into * l.height * l.width);
     const auto store = [=](const Four& at, int channel, float4 z, float4 w) {
-        if (gridDim.z > 1) return put_two(partial, 0, l, at, channel, z, w);
+        if (slices > 1) return put_two(partial, 0, l, at, channel, z, w);
         put_result(dx, words, accumulate, l, at, channel, z, w);
     };
-    correlate<Bf16, 3>(shared, passed, nullptr, packed, l, tile, slice, store);
+    correlate<Bf16, 3>(shared, passed, nullptr, packed, l, tile, part * slice, slice, store);
 }
 KERNEL_EXPORT(conv2d_bf16_backward_data)
 
@@ -198,8 +220,10 @@ extern "C" __global__ void conv2d_bf16_join(
     const float* __restrict__ partial,  // [S, B, C, H, W]
     const float* __restrict__ bias,     // [C], if biased
     float*       __restrict__ image,    // [B, C, H, W], or words [B, C/2, H, W]
+    const float* other_partial, const float* other_bias, float* other_image,
     int channels, int plane, int total, int slices, int biased, int relu, int accumulate, int words)
 {
+    if (second(1)) partial = other_partial, bias = other_bias, image = other_image;
     const int planes = (channels + 1) / 2, i = element();
     const int p = i / plane % planes, sample = i / plane / planes;
     if (i >= total) return;
@@ -253,12 +277,14 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_bf16_backward_weig
     const float* __restrict__ x,        // words [B, I/2, rows, columns]
     const float* __restrict__ passed,   // words [B, O/2, H, W]
     float*       __restrict__ partial,  // [S, 9, O, I], rounded up
+    const float* other_x, const float* other_passed, float* other_partial,
     int inputs, int outputs, int height, int width, int pad, int batch,
-    int tile_columns, int tile_rows, int tile_samples, int plane, int tiles, int slice)
+    int tile_columns, int tile_rows, int tile_samples, int plane, int tiles, int slice, int slices)
 {
+    if (second(slices)) x = other_x, passed = other_passed, partial = other_partial;
     SHARED_DYN(float, shared);
     const Layer l = onward((inputs + 1) / 2, (outputs + 1) / 2, height, width, kSide, pad, batch);
-    const int first = (int)blockIdx.z * slice;
+    const int part = (int)blockIdx.z % slices, first = part * slice;
     const auto tile = [=](int i) {
         return tile_at(i, l, tile_columns, tile_rows, tile_samples, plane);
     };
@@ -271,7 +297,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_bf16_backward_weig
 
     const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4, warp = (int)threadIdx.x / 32;
     const int all_outputs = (int)gridDim.y * kRows, all_inputs = (int)gridDim.x * 2 * kInputs;
-    partial += (size_t)blockIdx.z * kTaps * all_outputs * all_inputs;
+    partial += (size_t)part * kTaps * all_outputs * all_inputs;
     partial += (int)blockIdx.x * 2 * kInputs + warp / 2 * 16 + 4 * t;
     const int o = (int)blockIdx.y * kRows + warp % 2 * 32 + 2 * g;
     UNROLL
@@ -291,8 +317,10 @@ KERNEL_EXPORT(conv2d_bf16_backward_weight)
 extern "C" __global__ void conv2d_bf16_sum(
     const float* __restrict__ partial,   // [S, 9, O, I], rounded up
     float*       __restrict__ gradient,  // [O, I, 3, 3]
+    const float* other_partial, float* other_gradient,
     int inputs, int outputs, int slices, int accumulate)
 {
+    if (second(1)) partial = other_partial, gradient = other_gradient;
     sum_slices(partial, gradient, inputs, outputs, 2 * kInputs, slices, accumulate);
 }
 KERNEL_EXPORT(conv2d_bf16_sum)

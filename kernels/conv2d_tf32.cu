@@ -3,7 +3,8 @@
 // single precision. Relative L2 error of a result on noise: 2.6e-4, from two roundings of 1.8e-4.
 //
 // packed  float  [O/64, I/8, 9, 8, 64]   rounded weights, O and I rounded up, 0 there; of the input
-//                                        gradient turned by 180°, with O and I in each other's place
+//                                        gradient turned by 180°, with O and I in each other's place.
+//                                        One launch packs those of all layers, after an update
 // partial float  [S, 9, O, I]            sums over S slices of the pixels, O and I rounded up
 //
 // How: tensor_product.cuh. What is copied are floats; each thread rounds what it has itself copied, in
@@ -22,7 +23,11 @@
 //     forward 25 µs, of 256 → 256 one block on each multiprocessor, so 30; input gradient 28 to 33, with
 //     the mask's images; weight gradient 1660 cycles, 26 reads for 18 products: 35
 //   slices of channels: the products at 8² have 16 blocks and 32 stages, 18 µs; with 4 slices 7 µs
-// Next: weights packed by the update, both towers in one launch, storage in half precision, wgmma.
+//   weights packed by the update: 2 launches of 2.3 M weights in the place of 32 of a layer each, which
+//     took 2 to 3 µs apiece for what memory moves in 20 µs altogether: 60 µs less a step
+//   both decoders in one launch: of their layers at 8² and 16² one fills 16 to 128 of 132 multiprocessors;
+//     5 to 6 launches less for each of the three products: 40 to 70 µs less a step
+// Next: conv2d_bf16.cu; pooling and upsampling in the products; wgmma.
 //
 // CPU twin: src/ops/conv2d/; S, tiles and grids: src/ops/conv2d/tensor.rs.
 
@@ -63,21 +68,31 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_tf32_forward(
     const float* __restrict__ bias,    // [O], if biased
     float*       __restrict__ y,       // [B, O, H, W]
     float*       __restrict__ partial, // [S, B, O, H, W], if S > 1
+    const float* other_x, const float* other_packed, const float* other_bias, float* other_y,
+    float* other_partial,
     int inputs, int outputs, int height, int width, int pad, int batch,
-    int tile_columns, int tile_rows, int tile_samples, int plane, int slice,
+    int tile_columns, int tile_rows, int tile_samples, int plane, int slice, int slices,
     int biased, int relu)
 {
+    if (second(slices)) {
+        x = other_x;
+        packed = other_packed;
+        bias = other_bias;
+        y = other_y;
+        partial = other_partial;
+    }
     SHARED_DYN(float, shared);
     const Layer l = onward(inputs, outputs, height, width, kSide, pad, batch);
     const Tile tile = tile_at((int)blockIdx.x, l, tile_columns, tile_rows, tile_samples, plane);
-    partial += blockIdx.z * ((size_t)batch * l.into * l.height * l.width);
+    const int part = (int)blockIdx.z % slices;
+    partial += part * ((size_t)batch * l.into * l.height * l.width);
     const auto store = [=](const Four& at, int o, float4 z, float4 w) {
-        if (gridDim.z > 1) return put_two(partial, 0, l, at, o, z, w);
+        if (slices > 1) return put_two(partial, 0, l, at, o, z, w);
         const float more = biased ? bias[o] : 0.0f;
         const float next = biased && o + 1 < outputs ? bias[o + 1] : 0.0f;
         put_two(y, 0, l, at, o, biased_relu(z, more, relu), biased_relu(w, next, relu));
     };
-    correlate<Tf32, 3>(shared, x, nullptr, packed, l, tile, slice, store);
+    correlate<Tf32, 3>(shared, x, nullptr, packed, l, tile, part * slice, slice, store);
 }
 KERNEL_EXPORT(conv2d_tf32_forward)
 
@@ -88,19 +103,29 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_tf32_backward_data
     const float* __restrict__ packed,  // [I/64, O/8, 9, 8, 64]
     float*       __restrict__ dx,      // [B, I, rows, columns]
     float*       __restrict__ partial, // [S, B, I, rows, columns], if S > 1
+    const float* other_dy, const float* other_y, const float* other_packed, float* other_dx,
+    float* other_partial,
     int inputs, int outputs, int height, int width, int pad, int batch,
-    int tile_columns, int tile_rows, int tile_samples, int plane, int slice,
+    int tile_columns, int tile_rows, int tile_samples, int plane, int slice, int slices,
     int relu, int accumulate)
 {
+    if (second(slices)) {
+        dy = other_dy;
+        y = other_y;
+        packed = other_packed;
+        dx = other_dx;
+        partial = other_partial;
+    }
     SHARED_DYN(float, shared);
     const Layer l = back(inputs, outputs, height, width, kSide, pad, batch);
     const Tile tile = tile_at((int)blockIdx.x, l, tile_columns, tile_rows, tile_samples, plane);
-    partial += blockIdx.z * ((size_t)batch * l.into * l.height * l.width);
+    const int part = (int)blockIdx.z % slices;
+    partial += part * ((size_t)batch * l.into * l.height * l.width);
     const auto store = [=](const Four& at, int channel, float4 z, float4 w) {
-        if (gridDim.z > 1) return put_two(partial, 0, l, at, channel, z, w);
+        if (slices > 1) return put_two(partial, 0, l, at, channel, z, w);
         put_two(dx, accumulate, l, at, channel, z, w);
     };
-    correlate<Tf32, 2>(shared, dy, relu ? y : nullptr, packed, l, tile, slice, store);
+    correlate<Tf32, 2>(shared, dy, relu ? y : nullptr, packed, l, tile, part * slice, slice, store);
 }
 KERNEL_EXPORT(conv2d_tf32_backward_data)
 
@@ -109,8 +134,10 @@ extern "C" __global__ void conv2d_tf32_join(
     const float* __restrict__ partial,  // [S, B, C, H, W]
     const float* __restrict__ bias,     // [C], if biased
     float*       __restrict__ image,    // [B, C, H, W]
+    const float* other_partial, const float* other_bias, float* other_image,
     int channels, int plane, int total, int slices, int biased, int relu, int accumulate)
 {
+    if (second(1)) partial = other_partial, bias = other_bias, image = other_image;
     const int i = element();
     if (i >= total) return;
 
@@ -148,12 +175,14 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_tf32_backward_weig
     const float* __restrict__ dy,       // [B, O, H, W]
     const float* __restrict__ y,        // [B, O, H, W]
     float*       __restrict__ partial,  // [S, 9, O, I], rounded up
+    const float* other_x, const float* other_dy, const float* other_y, float* other_partial,
     int inputs, int outputs, int height, int width, int pad, int batch,
-    int tile_columns, int tile_rows, int tile_samples, int plane, int relu, int tiles, int slice)
+    int tile_columns, int tile_rows, int tile_samples, int plane, int relu, int tiles, int slice, int slices)
 {
+    if (second(slices)) x = other_x, dy = other_dy, y = other_y, partial = other_partial;
     SHARED_DYN(float, shared);
     const Layer l = onward(inputs, outputs, height, width, kSide, pad, batch);
-    const int first = (int)blockIdx.z * slice;
+    const int part = (int)blockIdx.z % slices, first = part * slice;
     const auto tile = [=](int i) {
         return tile_at(i, l, tile_columns, tile_rows, tile_samples, plane);
     };
@@ -167,7 +196,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) conv2d_tf32_backward_weig
     const int g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4, warp = (int)threadIdx.x / 32;
     const int all_outputs = (int)gridDim.y * kRows, all_inputs = (int)gridDim.x * kInputs;
     const int o = (int)blockIdx.y * kRows + warp % 2 * 32 + g;
-    partial += (size_t)blockIdx.z * kTaps * all_outputs * all_inputs;
+    partial += (size_t)part * kTaps * all_outputs * all_inputs;
     partial += (int)blockIdx.x * kInputs + warp / 2 * 8 + 2 * t;
     for (int i = 0; i < 4; ++i) {
         for (int tap = 0; tap < kTaps; ++tap) {
@@ -183,8 +212,10 @@ KERNEL_EXPORT(conv2d_tf32_backward_weight)
 extern "C" __global__ void conv2d_tf32_sum(
     const float* __restrict__ partial,   // [S, 9, O, I], rounded up
     float*       __restrict__ gradient,  // [O, I, 3, 3]
+    const float* other_partial, float* other_gradient,
     int inputs, int outputs, int slices, int accumulate)
 {
+    if (second(1)) partial = other_partial, gradient = other_gradient;
     sum_slices(partial, gradient, inputs, outputs, kInputs, slices, accumulate);
 }
 KERNEL_EXPORT(conv2d_tf32_sum)

@@ -142,12 +142,12 @@ __device__ inline void store_all(
     }
 }
 
-// Convolution of x, masked by `positive` if given, with packed filters: that part of its sums over
-// channels that is this block's slice.
+// Convolution of x, masked by `positive` if given, with packed filters: its sums over `slice` stages
+// from `first`.
 template <class Factors, int kStages, class Store>
 __device__ inline void correlate(
     float* shared, const float* x, const float* positive, const float* packed, const Layer& l,
-    const Tile& tile, int slice, Store store)
+    const Tile& tile, int first, int slice, Store store)
 {
     const int behind = positive ? kDepth * tile.plane : 0;
     const int stage = kFilters + kDepth * tile.plane + behind;
@@ -168,7 +168,7 @@ __device__ inline void correlate(
         pixel[j] = t * tile.plane + place(tile, at.sample, at.row, at.column - l.pad + g);
     }
     float total[4][4][4] = {};
-    const int first = (int)blockIdx.z * slice, end = min(first + slice, steps);
+    const int end = min(first + slice, steps);
     for (int step = first + 1 - kStages; step < end; ++step) {
         if (step >= first) {
             cp_async_wait<kStages - 2>();

@@ -3,7 +3,7 @@
 use std::ops::{Range, RangeInclusive};
 
 use crate::graph::{Graph, Role, Slot, Stage, Step, Value};
-use crate::ops::conv2d;
+use crate::ops::{conv2d, twins};
 
 /// Offsets are multiples of 64 elements: 256 bytes, enough for any vector load.
 pub(crate) const ALIGN: usize = 64;
@@ -65,6 +65,7 @@ impl Plan {
     /// that they belong to; `Work` buffers share the rest, first fit over their lifetimes.
     pub fn new(mut graph: Graph) -> Plan {
         conv2d::lower(&mut graph);
+        twins::join(&mut graph);
         Plan::build(graph.steps, graph.slots, true)
     }
 

@@ -255,6 +255,22 @@ fn the_precision_of_a_plan_shows_in_its_kernels() {
 }
 
 #[test]
+fn both_decoders_share_the_launches_of_their_layers() {
+    for (precision, name) in [("fp32", "conv2d"), ("tf32", "conv2d_tf32"), ("bf16", "conv2d_bf16")]
+    {
+        let text = printed(&format!("--precision {precision} --launches"));
+        let count = |kernel: &str| text.matches(&format!("{name}_{kernel}")).count();
+        // The encoder has six layers, each decoder eight; the first of the encoder and the two of each
+        // decoder that end in one channel are not for tensor cores.
+        let forward = if precision == "fp32" { 6 + 8 } else { 5 + 6 };
+        assert_eq!(count("forward"), forward, "{precision}: {text}");
+        // The first layers of the decoders add to one gradient, and so do the two heads of each.
+        let inference = printed(&format!("--precision {precision} --launches --inference"));
+        assert_eq!(inference.matches(&format!("{name}_forward")).count(), forward);
+    }
+}
+
+#[test]
 fn every_operation_and_every_launch_is_listed() {
     let text = printed("--batch_size 2 --ops --launches");
     for wanted in ["Conv2dBackward", "Adam", "poisson_forward", "encoder.blocks.0.conv1"] {

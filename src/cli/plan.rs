@@ -232,7 +232,7 @@ fn figures(args: &Args) -> serde_json::Value {
     }
     if args.launches {
         let launches = plan.steps.iter().flat_map(|step| step.op.launches());
-        let launch = |Launch { kernel, grid, block, shared, args }: Launch| {
+        let launch = |Launch { kernel, grid, block, shared, args, .. }: Launch| {
             let kinds: String = args.iter().map(kind).collect();
             json!({
                 "kernel": kernel, "grid": grid, "block": block, "shared": shared,
@@ -368,7 +368,7 @@ fn launches(plan: &Plan) -> String {
         "kernel", "grid", "block", "shared"
     );
     for launch in plan.steps.iter().flat_map(|step| step.op.launches()) {
-        let Launch { kernel, grid, block, shared, args } = launch;
+        let Launch { kernel, grid, block, shared, args, .. } = launch;
         let kinds: String = args.iter().map(kind).collect();
         writeln!(text, "{kernel:<28} {:>16} {block:>6} {shared:>7}  {kinds}", shape(&grid))
             .expect(STRING);

@@ -243,6 +243,22 @@ fn filter(g: &mut Graph, s: &Size, [inputs, outputs, k]: [usize; 3], relu: bool)
     Some(conv2d(g, x, weight, Some(bias), relu))
 }
 
+/// Two towers of layers that are equal one by one, on the same image.
+fn towers(g: &mut Graph, s: &Size, channels: usize) -> Option<Value> {
+    let x = g.param("x", &[s.batch, channels, s.side / 4, s.side / 4]);
+    let [inner, outer] = ["inner", "outer"].map(|name| {
+        let mut layer = |i: usize, x, relu| {
+            let weight = g.param(&format!("{name}.{i}.weight"), &[channels, channels, 3, 3]);
+            let bias = g.param("bias", &[channels]);
+            conv2d(g, x, weight, Some(bias), relu)
+        };
+        let y = layer(1, x, true);
+        layer(2, y, false)
+    });
+    let outer = upsample(g, outer);
+    Some(head_sum(g, inner, outer, false))
+}
+
 fn convolutions() -> Vec<Case> {
     named([
         ("conv2d 3x3 relu", |g, s| filter(g, s, [s.channels, s.channels, 3], true)),
@@ -257,6 +273,8 @@ fn convolutions() -> Vec<Case> {
         ("conv2d 3x3 from one", |g, s| filter(g, s, [1, s.channels, 3], true)),
         ("conv2d 1x1", |g, s| filter(g, s, [s.channels, 2 * s.channels, 1], false)),
         ("conv2d 7x7", |g, s| filter(g, s, [2, 1, 7], false)),
+        ("conv2d towers", |g, s| towers(g, s, s.channels)),
+        ("conv2d towers wide", |g, s| towers(g, s, 2 * s.channels + 9)),
     ])
 }
 
@@ -269,7 +287,7 @@ fn tensor_cores() -> Vec<Case> {
         let (weight, bias) = (g.param("w.weight", &[c, c, 3, 3]), g.param("bias", &[c]));
         Some(conv2d(g, x, weight, Some(bias), relu))
     }
-    let cases: [([&'static str; 2], Build); 7] = [
+    let cases: [([&'static str; 2], Build); 8] = [
         (["conv2d tf32 3x3", "conv2d bf16 3x3"], |g, s| layer(g, s, 1, 1, false)),
         (["conv2d tf32 3x3 relu", "conv2d bf16 3x3 relu"], |g, s| layer(g, s, 1, 2, true)),
         (["conv2d tf32 3x3 relu 128", "conv2d bf16 3x3 relu 128"], |g, s| layer(g, s, 2, 2, true)),
@@ -281,6 +299,9 @@ fn tensor_cores() -> Vec<Case> {
             let between = conv2d(g, x, weight, Some(bias), true);
             let (weight, bias) = (g.param("v.weight", &[c, c, 3, 3]), g.param("bias 2", &[c]));
             Some(conv2d(g, between, weight, Some(bias), false))
+        }),
+        (["conv2d tf32 towers relu", "conv2d bf16 towers relu"], |g, s| {
+            towers(g, s, s.channels.max(66))
         }),
         (["conv2d tf32 added", "conv2d bf16 added"], |g, s| {
             // Image and weights are used twice.

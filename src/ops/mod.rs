@@ -57,6 +57,7 @@ pub mod split;
 pub mod stitch;
 pub mod total_variation;
 pub mod transposed_filter;
+pub mod twins;
 pub mod upsample;
 pub mod weighted_sum;
 
@@ -170,6 +171,7 @@ ops! {
     stitch: Stitch;
     total_variation: TotalVariation TotalVariationBackward;
     transposed_filter: TransposedFilter TransposedFilterBackward;
+    twins: Twins;
     upsample: Upsample UpsampleBackward;
     weighted_sum: WeightedSum WeightedSumBackward;
 }

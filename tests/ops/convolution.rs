@@ -240,6 +240,53 @@ fn an_image_that_others_read_too_is_stored_in_single_precision() {
     case.check(1e-6);
 }
 
+/// Two towers of two layers and an enlargement between them, on the same image.
+fn towers(precision: Precision, channels: usize) -> Case {
+    case_in(precision, |g| {
+        let x = g.param("x", &[2, channels, 6, 5]);
+        let [inner, outer] = ["inner", "outer"].map(|name| {
+            let layer = |g: &mut Graph, i: usize, x, relu| {
+                let weight = g.param(&format!("{name}.{i}.weight"), &[channels, channels, 3, 3]);
+                let bias = g.param("bias", &[channels]);
+                conv2d(g, x, weight, Some(bias), relu)
+            };
+            let y = layer(g, 1, x, true);
+            let y = upsample(g, y);
+            layer(g, 2, y, false)
+        });
+        let outer = upsample(g, outer);
+        head_sum(g, inner, outer, false)
+    })
+}
+
+#[test]
+fn equal_layers_of_two_towers_share_their_launches() {
+    // Few channels and many in single precision; sums that are cut into slices.
+    let kinds = [
+        (Precision::Fp32, 5, "conv2d"),
+        (Precision::Fp32, 20, "conv2d"),
+        (Precision::Tf32, 66, "conv2d_tf32"),
+        (Precision::Bf16, 66, "conv2d_bf16"),
+    ];
+    for (precision, channels, name) in kinds {
+        let case = towers(precision, channels);
+        let count = |kernel: &str| case.count(&format!("{name}_{kernel}"));
+        assert_eq!(count("forward"), 2, "{name}: two layers, and not four");
+        // The first layers add to the same gradient, one after the other.
+        assert_eq!(count("backward_data"), 3, "{name}");
+        assert_eq!(count("backward_weight"), 3, "{name}");
+        case.coarse().check(1e-6);
+    }
+}
+
+#[test]
+fn layers_that_need_each_other_share_no_launch() {
+    for precision in BOTH {
+        let case = in_a_row(precision, 3, 32, 6);
+        assert_eq!(case.count("16_forward") + case.count("32_forward"), 3);
+    }
+}
+
 #[test]
 fn weights_that_an_op_computes_are_packed_before_each_product() {
     for precision in BOTH {

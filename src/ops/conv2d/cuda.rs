@@ -89,6 +89,7 @@ fn plain_forward(op: &Conv2d) -> Vec<Launch> {
     let launch = tiled(kernels, sizes.outputs, sizes.all_pixels(), 1).map(|launch| {
         launch
             .buffers([x, weight, bias.unwrap_or(weight), y])
+            .for_two()
             .ints(sizes.layer(sizes.all_pixels()))
             .ints([bias.is_some().into(), relu.into()])
     });
@@ -116,7 +117,7 @@ fn input_gradient(op: &Conv2dBackward, dx: Grad) -> Option<Launch> {
     let kernels = ["conv2d_backward_data", "conv2d_backward_data_narrow"];
     let pixels = sizes.outer().all_pixels();
     let launch = tiled(kernels, sizes.inputs, pixels, 1)?;
-    let launch = launch.buffers([op.dy, y, weight, dx.value]).ints(sizes.layer(pixels));
+    let launch = launch.buffers([op.dy, y, weight, dx.value]).for_two().ints(sizes.layer(pixels));
     Some(launch.ints([relu.into(), dx.accumulate.into()]))
 }
 
@@ -130,8 +131,9 @@ fn weight_gradient(op: &Conv2dBackward, dweight: Grad) -> Vec<Launch> {
     let slice = sizes.all_pixels().div_ceil(slices);
     let partial = launch
         .buffers([x, op.dy, y, op.workspace])
+        .for_two()
         .ints(sizes.layer(sizes.all_pixels()))
-        .ints([relu.into(), slice]);
+        .ints([relu.into(), slice, slices]);
     vec![partial, sum(op.workspace, dweight, slices, sizes.outputs * sizes.weights())]
 }
 
@@ -143,6 +145,7 @@ fn bias_gradient(op: &Conv2dBackward, dbias: Grad) -> Vec<Launch> {
     }
     let partial = Launch::blocks("conv2d_backward_bias", sizes.outputs)
         .buffers([op.dy, y, op.workspace])
+        .for_two()
         .ints([sizes.outputs, sizes.pixels(), pixels, relu.into(), pixels.div_ceil(slices)]);
     let grid = [partial.grid[0], slices as u32, 1];
     vec![Launch { grid, ..partial }, sum(op.workspace, dbias, slices, sizes.outputs)]
@@ -150,6 +153,10 @@ fn bias_gradient(op: &Conv2dBackward, dbias: Grad) -> Vec<Launch> {
 
 /// Adds the slices in their order.
 pub fn sum(partial: Value, gradient: Grad, slices: usize, total: usize) -> Launch {
-    let launch = Launch::elements("conv2d_backward_sum", total).buffers([partial, gradient.value]);
-    launch.ints([slices, total, gradient.accumulate.into()])
+    let launch = Launch::elements("conv2d_backward_sum", total);
+    launch.buffers([partial, gradient.value]).for_two().ints([
+        slices,
+        total,
+        gradient.accumulate.into(),
+    ])
 }

@@ -244,8 +244,8 @@ impl Product {
         let stage = TAPS * DEPTH * ROWS + self.images * DEPTH * tile.plane;
         let (slices, slice) = self.slices();
         let grid = [self.tiles(), self.rows.div_ceil(ROWS), slices];
-        let launch = launch(kernel, grid, self.stages * stage).buffers(buffers);
-        launch.ints(sizes.image()).ints(tile.numbers()).ints([slice])
+        let launch = launch(kernel, grid, self.stages * stage).buffers(buffers).for_two();
+        launch.ints(sizes.image()).ints(tile.numbers()).ints([slice, slices])
     }
 
     /// What adds the slices, if there are several: from `workspace`, with `bias`, to `image`; `flags`
@@ -259,7 +259,8 @@ impl Product {
     ) -> Option<Launch> {
         let ((slices, _), plane) = (self.slices(), self.result[0] * self.result[1]);
         let total = self.batch * self.rows.div_ceil(family.per_word) * plane;
-        let launch = Launch::elements(family.join, total).buffers([workspace, bias, image]);
+        let launch = Launch::elements(family.join, total);
+        let launch = launch.buffers([workspace, bias, image]).for_two();
         let launch = launch.ints([self.rows, plane, total, slices]).ints(flags.map(usize::from));
         let launch = if family.in_words() { launch.ints([words.into()]) } else { launch };
         (slices > 1).then_some(launch)
@@ -291,6 +292,7 @@ pub fn passed(op: &Conv2dBackward) -> Option<Vec<Launch>> {
     };
     let launch = launch
         .buffers([op.dy, y, passed, op.workspace])
+        .for_two()
         .ints([sizes.outputs, sizes.pixels(), pixels, relu.into(), pixels.div_ceil(slices)])
         .ints([op.dy_in_words, y_in_words, biased].map(usize::from));
     let sum = op.dbias.map(|d| cuda::sum(op.workspace, d, slices, sizes.outputs));
@@ -330,16 +332,12 @@ pub fn weight_gradient(op: &Conv2dBackward, dweight: Grad) -> Option<Vec<Launch>
     } else {
         launch.buffers([x, op.dy, y, op.workspace])
     };
-    let partial = partial.ints(sizes.image()).ints(tile.numbers());
+    let partial = partial.for_two().ints(sizes.image()).ints(tile.numbers());
     let partial = if family.in_words() { partial } else { partial.ints([relu.into()]) };
-    let partial = partial.ints([tiles, slice]);
+    let partial = partial.ints([tiles, slice, slices]);
     let total = sizes.outputs * sizes.inputs * TAPS;
-    let sum = Launch::elements(family.sum, total).buffers([op.workspace, dweight.value]).ints([
-        sizes.inputs,
-        sizes.outputs,
-        slices,
-        dweight.accumulate.into(),
-    ]);
+    let sum = Launch::elements(family.sum, total).buffers([op.workspace, dweight.value]);
+    let sum = sum.for_two().ints([sizes.inputs, sizes.outputs, slices, dweight.accumulate.into()]);
     Some(vec![partial, sum])
 }
 

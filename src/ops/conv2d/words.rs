@@ -34,7 +34,8 @@ impl Operation for Words {
 
     fn launches(&self) -> Vec<Launch> {
         let Words { image, words, channels, plane, total } = *self;
-        let launch = Launch::elements("conv2d_bf16_words", total).buffers([image, words]);
+        let launch = Launch::elements("conv2d_bf16_words", total);
+        let launch = launch.buffers([image, words]).for_two();
         vec![launch.ints([channels, plane, total])]
     }
 }
