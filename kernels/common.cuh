@@ -29,6 +29,10 @@
 
 constexpr int kBlock = 256;  // threads per block: BLOCK in src/launch.rs
 
+// Whether this block computes the second of two equal ops that share a launch, each with `layers` of the
+// grid along z: Launch::for_two in src/launch.rs.
+__device__ inline bool second(int layers) { return (int)blockIdx.z >= layers; }
+
 // Index of this thread in a grid with one thread per element.
 __device__ inline int element() { return (int)(blockIdx.x * blockDim.x + threadIdx.x); }
 

@@ -175,9 +175,11 @@ extern "C" __global__ void conv2d_forward(
     const float* __restrict__ weight,  // [O, I, k, k]
     const float* __restrict__ bias,    // [O], if biased
     float*       __restrict__ y,       // [B, O, H, W]
+    const float* other_x, const float* other_weight, const float* other_bias, float* other_y,
     int inputs, int outputs, int height, int width, int side, int pad, int total,
     int biased, int relu)
 {
+    if (second(1)) x = other_x, weight = other_weight, bias = other_bias, y = other_y;
     const Layer layer = onward(inputs, outputs, height, width, side, pad, total);
     forward<64, 64>(x, weight, bias, y, layer, biased, relu);
 }
@@ -189,9 +191,11 @@ extern "C" __global__ void conv2d_forward_narrow(
     const float* __restrict__ weight,  // [O, I, k, k]
     const float* __restrict__ bias,    // [O], if biased
     float*       __restrict__ y,       // [B, O, H, W]
+    const float* other_x, const float* other_weight, const float* other_bias, float* other_y,
     int inputs, int outputs, int height, int width, int side, int pad, int total,
     int biased, int relu)
 {
+    if (second(1)) x = other_x, weight = other_weight, bias = other_bias, y = other_y;
     const Layer layer = onward(inputs, outputs, height, width, side, pad, total);
     forward<16, 256>(x, weight, bias, y, layer, biased, relu);
 }
@@ -214,9 +218,11 @@ extern "C" __global__ void conv2d_backward_data(
     const float* __restrict__ y,       // [B, O, H, W]
     const float* __restrict__ weight,  // [O, I, k, k]
     float*       __restrict__ dx,      // [B, I, H, W]
+    const float* other_dy, const float* other_y, const float* other_weight, float* other_dx,
     int inputs, int outputs, int height, int width, int side, int pad, int total,
     int relu, int accumulate)
 {
+    if (second(1)) dy = other_dy, y = other_y, weight = other_weight, dx = other_dx;
     const Layer layer = back(inputs, outputs, height, width, side, pad, total);
     backward_data<64, 64>(dy, y, weight, dx, layer, relu, accumulate);
 }
@@ -228,9 +234,11 @@ extern "C" __global__ void conv2d_backward_data_narrow(
     const float* __restrict__ y,       // [B, O, H, W]
     const float* __restrict__ weight,  // [O, I, k, k]
     float*       __restrict__ dx,      // [B, I, H, W]
+    const float* other_dy, const float* other_y, const float* other_weight, float* other_dx,
     int inputs, int outputs, int height, int width, int side, int pad, int total,
     int relu, int accumulate)
 {
+    if (second(1)) dy = other_dy, y = other_y, weight = other_weight, dx = other_dx;
     const Layer layer = back(inputs, outputs, height, width, side, pad, total);
     backward_data<16, 256>(dy, y, weight, dx, layer, relu, accumulate);
 }
@@ -275,7 +283,7 @@ __device__ inline void load_seen(
 template <int kRows, int kColumns>
 __device__ inline void backward_weight(
     const float* x, const float* dy, const float* positive, float* partial, const Layer& l,
-    int slice)
+    int part, int slice)
 {
     constexpr int kLeft = kStep * (kRows + kPad), kRight = kStep * (kColumns + kPad);
     SHARED(float4, gradient, kLeft / 2);
@@ -284,7 +292,7 @@ __device__ inline void backward_weight(
     float* right = reinterpret_cast<float*>(seen);
 
     const int t = (int)threadIdx.x, weights = l.from * l.side * l.side;
-    const int first = (int)blockIdx.z * slice;
+    const int first = part * slice;
     const int end = first + slice < l.total ? first + slice : l.total;
     Place pixel = place(first + t % kStep, l.height, l.width);
     const Place weight = place((int)blockIdx.x * kColumns + t / kStep, l.side, l.side);
@@ -307,7 +315,7 @@ __device__ inline void backward_weight(
 
     const int output = (int)blockIdx.y * kRows + t / (kColumns / 4) * 4;
     const int column = (int)blockIdx.x * kColumns + t % (kColumns / 4) * 4;
-    partial += (size_t)blockIdx.z * l.into * weights;
+    partial += (size_t)part * l.into * weights;
     for (int i = 0; i < 4 && output + i < l.into; ++i) {
         for (int j = 0; j < 4 && column + j < weights; ++j) {
             partial[(size_t)(output + i) * weights + column + j] = total[i][j];
@@ -321,11 +329,13 @@ extern "C" __global__ void conv2d_backward_weight(
     const float* __restrict__ dy,       // [B, O, H, W]
     const float* __restrict__ y,        // [B, O, H, W]
     float*       __restrict__ partial,  // [S, O, I, k, k]
+    const float* other_x, const float* other_dy, const float* other_y, float* other_partial,
     int inputs, int outputs, int height, int width, int side, int pad, int total,
-    int relu, int slice)
+    int relu, int slice, int slices)
 {
+    if (second(slices)) x = other_x, dy = other_dy, y = other_y, partial = other_partial;
     const Layer layer = onward(inputs, outputs, height, width, side, pad, total);
-    backward_weight<64, 64>(x, dy, relu ? y : nullptr, partial, layer, slice);
+    backward_weight<64, 64>(x, dy, relu ? y : nullptr, partial, layer, (int)blockIdx.z % slices, slice);
 }
 KERNEL_EXPORT(conv2d_backward_weight)
 
@@ -336,11 +346,13 @@ extern "C" __global__ void __launch_bounds__(kBlock, 3) conv2d_backward_weight_n
     const float* __restrict__ dy,       // [B, O, H, W]
     const float* __restrict__ y,        // [B, O, H, W]
     float*       __restrict__ partial,  // [S, O, I, k, k]
+    const float* other_x, const float* other_dy, const float* other_y, float* other_partial,
     int inputs, int outputs, int height, int width, int side, int pad, int total,
-    int relu, int slice)
+    int relu, int slice, int slices)
 {
+    if (second(slices)) x = other_x, dy = other_dy, y = other_y, partial = other_partial;
     const Layer layer = onward(inputs, outputs, height, width, side, pad, total);
-    backward_weight<16, 256>(x, dy, relu ? y : nullptr, partial, layer, slice);
+    backward_weight<16, 256>(x, dy, relu ? y : nullptr, partial, layer, (int)blockIdx.z % slices, slice);
 }
 KERNEL_EXPORT(conv2d_backward_weight_narrow)
 
@@ -349,8 +361,10 @@ extern "C" __global__ void conv2d_backward_bias(
     const float* __restrict__ dy,       // [B, O, H, W]
     const float* __restrict__ y,        // [B, O, H, W]
     float*       __restrict__ partial,  // [S, O]
+    const float* other_dy, const float* other_y, float* other_partial,
     int outputs, int plane, int total, int relu, int slice)
 {
+    if (second(1)) dy = other_dy, y = other_y, partial = other_partial;
     const int o = (int)blockIdx.x, first = (int)blockIdx.y * slice;
     const int end = first + slice < total ? first + slice : total;
     double sum = 0.0;
@@ -367,8 +381,10 @@ KERNEL_EXPORT(conv2d_backward_bias)
 extern "C" __global__ void conv2d_backward_sum(
     const float* __restrict__ partial,   // [S, n]
     float*       __restrict__ gradient,  // [n]
+    const float* other_partial, float* other_gradient,
     int slices, int total, int accumulate)
 {
+    if (second(1)) partial = other_partial, gradient = other_gradient;
     const int i = element();
     if (i >= total) return;
 

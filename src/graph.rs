@@ -7,6 +7,7 @@
 //! gradient is ∂L/∂Re z + i ∂L/∂Im z, so that the adjoint of y = A x is x̄ = Aᴴ ȳ everywhere.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::ops::Op;
 use crate::plan::ALIGN;
@@ -34,6 +35,10 @@ pub enum Role {
     Input,
     /// Read back by the host, so never overwritten by a later op.
     Output,
+    /// What a GPU makes of parameters before it uses them, and keeps as long as they stay the same.
+    Packed,
+    /// Constant numbers, which are known when the graph is built.
+    Table,
     /// Lives from its first to its last use; its memory is then reused.
     Work,
     /// All buffers of one role and group, seen as one flat buffer.
@@ -57,9 +62,12 @@ pub enum Group {
     Background,
 }
 
-/// When an op runs. A training step runs all three; a validation step the first alone.
+/// When an op runs. A training step runs the last three; a validation step the forward stage alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {
+    /// What follows from the parameters alone: run by itself before another stage when the host has
+    /// written some since the last time.
+    Prepare,
     Forward,
     Backward,
     Update,
@@ -74,11 +82,17 @@ pub enum Precision {
     Fp32,
     /// 11 significant bits, where tensor cores pay (`ops/conv2d/tensor.rs`).
     Tf32,
+    /// 8 significant bits, there; images between two such products are stored so.
+    Bf16,
 }
 
 impl std::fmt::Display for Precision {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        f.write_str(if *self == Precision::Tf32 { "TF32" } else { "single precision" })
+        f.write_str(match self {
+            Precision::Fp32 => "single precision",
+            Precision::Tf32 => "TF32",
+            Precision::Bf16 => "bfloat16",
+        })
     }
 }
 
@@ -92,6 +106,8 @@ pub struct Slot {
     /// The parameter that a gradient or a moment belongs to; for a region, the role that it spans.
     pub of: Option<Value>,
     pub region: Option<Role>,
+    /// Of a [`Role::Table`].
+    pub content: Option<Arc<[f32]>>,
 }
 
 impl Slot {
@@ -180,8 +196,21 @@ impl Graph {
 
     fn slot(&mut self, name: &str, shape: &[usize], role: Role) -> Value {
         let (name, shape, group) = (name.into(), shape.to_vec(), Group::Network);
-        self.slots.push(Slot { name, shape, role, group, of: None, region: None });
+        let (of, region, content) = (None, None, None);
+        self.slots.push(Slot { name, shape, role, group, of, region, content });
         Value(self.slots.len() - 1)
+    }
+
+    /// Room for `len` elements that are made of parameters.
+    pub fn packed(&mut self, name: &str, len: usize) -> Value {
+        self.slot(name, &[len], Role::Packed)
+    }
+
+    /// A buffer that always holds `content`.
+    pub fn table(&mut self, name: &str, content: Vec<f32>) -> Value {
+        let v = self.slot(name, &[content.len()], Role::Table);
+        self.slots[v.0].content = Some(content.into());
+        v
     }
 
     /// A buffer of `role` shaped like `param`, at the same place in its own region.
@@ -264,16 +293,32 @@ impl Graph {
 
     /// Elements of `v`; of a region, which must be complete, padding between its buffers included.
     pub fn flat_len(&self, v: Value) -> usize {
-        let region = &self.slots[v.0];
-        if region.role != Role::Region {
+        if self.slots[v.0].role != Role::Region {
             return self.len(v);
         }
-        let wanted = (region.region, region.group);
+        self.members(v).last().map_or(0, |&(member, start)| start + self.len(member))
+    }
+
+    /// Where `v` begins in a region, which must be complete.
+    pub fn offset(&self, region: Value, v: Value) -> usize {
+        let members = self.members(region).into_iter();
+        let found = members.into_iter().find(|&(member, _)| member == v);
+        found.unwrap_or_else(|| panic!("{} lies in the region", self.name(v))).1
+    }
+
+    /// The buffers of a region in their order, and where each begins.
+    fn members(&self, region: Value) -> Vec<(Value, usize)> {
+        let wanted = (self.slots[region.0].region, self.slots[region.0].group);
         let of = |slot: &Slot| (Some(slot.role), slot.group) == wanted;
-        let mut members: Vec<usize> =
-            (0..self.slots.len()).filter(|&i| of(&self.slots[i])).collect();
-        members.sort_by_key(|&i| self.slots[i].of.unwrap_or(Value(i)));
-        members.iter().fold(0, |end, &i| end.next_multiple_of(ALIGN) + self.slots[i].len())
+        let mut members: Vec<Value> =
+            (0..self.slots.len()).filter(|&i| of(&self.slots[i])).map(Value).collect();
+        members.sort_by_key(|&v| self.slots[v.0].of.unwrap_or(v));
+        let starts = members.iter().scan(0usize, |end, &v| {
+            let start = end.next_multiple_of(ALIGN);
+            *end = start + self.len(v);
+            Some((v, start))
+        });
+        starts.collect()
     }
 
     pub fn is_empty(&self) -> bool {

@@ -3,12 +3,13 @@
 use std::ops::{Range, RangeInclusive};
 
 use crate::graph::{Graph, Role, Slot, Stage, Step, Value};
+use crate::ops::{conv2d, twins};
 
 /// Offsets are multiples of 64 elements: 256 bytes, enough for any vector load.
 pub(crate) const ALIGN: usize = 64;
 
 /// Roles that live for the whole run, in arena order.
-pub(crate) const LASTING: [Role; 8] = [
+pub(crate) const LASTING: [Role; 10] = [
     Role::Param,
     Role::ParamGrad,
     Role::GradSum,
@@ -17,6 +18,8 @@ pub(crate) const LASTING: [Role; 8] = [
     Role::State,
     Role::Input,
     Role::Output,
+    Role::Packed,
+    Role::Table,
 ];
 
 /// Bytes of an element in the arena of a run.
@@ -60,7 +63,9 @@ pub struct Plan {
 impl Plan {
     /// Lasting roles lie one after the other, gradients and moments in the order of the parameters
     /// that they belong to; `Work` buffers share the rest, first fit over their lifetimes.
-    pub fn new(graph: Graph) -> Plan {
+    pub fn new(mut graph: Graph) -> Plan {
+        conv2d::lower(&mut graph);
+        twins::join(&mut graph);
         Plan::build(graph.steps, graph.slots, true)
     }
 
@@ -127,6 +132,12 @@ impl Plan {
     /// Bytes that the work buffers would take if none shared memory with another.
     pub fn work_without_reuse(&self) -> usize {
         self.part(Role::Work).bytes
+    }
+
+    /// What the tables hold, and where.
+    pub fn tables(&self) -> impl Iterator<Item = (Range<usize>, &[f32])> {
+        let tables = self.slots.iter().zip(&self.ranges);
+        tables.filter_map(|(slot, range)| Some((range.clone(), slot.content.as_deref()?)))
     }
 
     /// Where `v` lies in the arena, in elements.

@@ -288,11 +288,13 @@ fn quiet_says_nothing_and_usage_errors_exit_with_2() {
 fn the_precision_of_tensor_cores_is_refused_on_the_cpu() {
     let place = Place::new();
     let scan = place.name("S.npz");
-    let asked = ["--device", "cpu", "--precision", "tf32"];
-    place.training_refuses(&scan, &asked, &["--precision tf32", "--device cuda"]);
     let out = place.name("REFUSED");
     let infer = ["infer", "--model-path", &scan, "--test-data", &scan, "--output-dir", &out];
-    refuses(&[&infer[..], &asked].concat(), &["--precision tf32", "--device cuda"]);
+    for (precision, said) in [("tf32", "--precision tf32"), ("bf16", "--precision bf16")] {
+        let asked = ["--device", "cpu", "--precision", precision];
+        place.training_refuses(&scan, &asked, &[said, "--device cuda"]);
+        refuses(&[&infer[..], &asked].concat(), &[said, "--device cuda"]);
+    }
 }
 
 #[test]

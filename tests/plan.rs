@@ -239,6 +239,38 @@ fn the_probe_is_listed_but_is_no_part_of_the_network() {
 }
 
 #[test]
+fn the_precision_of_a_plan_shows_in_its_kernels() {
+    let count = |text: &str, name: &str| text.matches(name).count();
+    for (precision, other) in [("tf32", "bf16"), ("bf16", "tf32")] {
+        let text = printed(&format!("--precision {precision} --launches"));
+        assert!(count(&text, &format!("conv2d_{precision}_forward")) > 10, "{text}");
+        assert!(!text.contains(&format!("conv2d_{other}")), "{text}");
+        // When the host has written parameters, and after an update; never in between.
+        assert_eq!(count(&text, &format!("conv2d_{precision}_pack")), 2);
+        assert!(figure(&text, "packed weights").is_some_and(|bytes| bytes > 0));
+        let inference = printed(&format!("--precision {precision} --launches --inference"));
+        assert_eq!(count(&inference, &format!("conv2d_{precision}_pack")), 1);
+    }
+    assert!(!printed("--launches").contains("pack"));
+}
+
+#[test]
+fn both_decoders_share_the_launches_of_their_layers() {
+    for (precision, name) in [("fp32", "conv2d"), ("tf32", "conv2d_tf32"), ("bf16", "conv2d_bf16")]
+    {
+        let text = printed(&format!("--precision {precision} --launches"));
+        let count = |kernel: &str| text.matches(&format!("{name}_{kernel}")).count();
+        // The encoder has six layers, each decoder eight; the first of the encoder and the two of each
+        // decoder that end in one channel are not for tensor cores.
+        let forward = if precision == "fp32" { 6 + 8 } else { 5 + 6 };
+        assert_eq!(count("forward"), forward, "{precision}: {text}");
+        // The first layers of the decoders add to one gradient, and so do the two heads of each.
+        let inference = printed(&format!("--precision {precision} --launches --inference"));
+        assert_eq!(inference.matches(&format!("{name}_forward")).count(), forward);
+    }
+}
+
+#[test]
 fn every_operation_and_every_launch_is_listed() {
     let text = printed("--batch_size 2 --ops --launches");
     for wanted in ["Conv2dBackward", "Adam", "poisson_forward", "encoder.blocks.0.conv1"] {

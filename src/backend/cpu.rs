@@ -8,7 +8,7 @@ use rustfft::{Fft, FftDirection, FftNum, FftPlanner};
 
 use super::Backend;
 use crate::Result;
-use crate::graph::{Stage, Value};
+use crate::graph::{Role, Stage, Value};
 use crate::ops::conv2d::{Kernels, kernels_f32, kernels_portable};
 use crate::ops::gaussian;
 use crate::plan::Plan;
@@ -117,6 +117,8 @@ impl<T: Real> Mem<T> {
 pub struct Cpu<T: Real> {
     plan: Arc<Plan>,
     mem: Mem<T>,
+    /// Whether [`Stage::Prepare`] has seen the parameters that are there.
+    prepared: bool,
 }
 
 impl<T: Real> Cpu<T> {
@@ -130,7 +132,7 @@ impl<T: Real> Cpu<T> {
         }
         let plan = Arc::new(plan);
         let mem = Mem { data, start, plan: plan.clone(), fft: FftPlanner::new() };
-        Cpu { plan, mem }
+        Cpu { plan, mem, prepared: false }
     }
 
     /// The content of `v` in full precision.
@@ -143,6 +145,7 @@ impl<T: Real> Cpu<T> {
     pub fn set(&mut self, v: Value, host: &[T]) {
         let [slice] = self.mem.get([v]);
         slice.copy_from_slice(host);
+        self.prepared &= self.plan.slots[v.0].role != Role::Param;
     }
 }
 
@@ -155,6 +158,7 @@ impl<T: Real> Backend for Cpu<T> {
         let [slice] = self.mem.get([v]);
         assert_eq!(slice.len(), host.len(), "{} has its own length", self.plan.slots[v.0].name);
         slice.iter_mut().zip(host).for_each(|(d, &h)| *d = T::of(h.into()));
+        self.prepared &= self.plan.slots[v.0].role != Role::Param;
         Ok(())
     }
 
@@ -168,7 +172,9 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn run_stages(&mut self, stages: RangeInclusive<Stage>) -> Result<()> {
         let plan = self.plan.clone();
-        for step in plan.stages(&stages) {
+        let first = (!self.prepared).then_some(Stage::Prepare..=Stage::Prepare);
+        self.prepared = true;
+        for step in first.iter().chain([&stages]).flat_map(|stages| plan.stages(stages)) {
             step.op.cpu(&mut self.mem);
         }
         Ok(())

@@ -16,7 +16,7 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 
 use super::{Backend, Description};
-use crate::graph::{Stage, Value};
+use crate::graph::{Role, Slot, Stage, Value};
 use crate::launch::{Arg, Launch};
 use crate::plan::Plan;
 use crate::{Error, Result};
@@ -207,6 +207,8 @@ pub struct Cuda {
     kernels: HashMap<&'static str, CudaFunction>,
     /// What was recorded of each row of stages; empty until it is first run.
     graphs: HashMap<RangeInclusive<Stage>, Option<CudaGraph>>,
+    /// Whether [`Stage::Prepare`] has seen the parameters that are there.
+    prepared: bool,
     stream: Arc<CudaStream>,
     uploads: Uploads,
 }
@@ -264,7 +266,11 @@ impl Cuda {
             allow_shared(name, &function, bytes)?;
             kernels.insert(name, function);
         }
-        let arena = allocate(&stream, &plan)?;
+        let mut arena = allocate(&stream, &plan)?;
+        for (range, content) in plan.tables() {
+            let copied = stream.memcpy_htod(content, &mut arena.slice_mut(range));
+            copied.map_err(failed("write a table to the device"))?;
+        }
         let plan = Arc::new(plan);
         let uploads = Uploads {
             stream: context.new_stream().map_err(failed("make a stream"))?,
@@ -273,7 +279,8 @@ impl Cuda {
             // The first upload waits until the arena is there and filled.
             behind: Some(stream.record_event(None).map_err(failed("allocate device memory"))?),
         };
-        Ok(Cuda { plan, arena, kernels, graphs: HashMap::new(), stream, uploads })
+        let (graphs, prepared) = (HashMap::new(), false);
+        Ok(Cuda { plan, arena, kernels, graphs, prepared, stream, uploads })
     }
 
     /// Device address of `v`.
@@ -300,6 +307,18 @@ impl Cuda {
             graph.upload().map_err(failed("upload a graph"))?;
         }
         Ok(graph)
+    }
+
+    /// Runs the launches of `stages`, which are recorded the first time.
+    fn replay(&mut self, stages: RangeInclusive<Stage>) -> Result<()> {
+        if !self.graphs.contains_key(&stages) {
+            let graph = self.capture(&stages)?;
+            self.graphs.insert(stages.clone(), graph);
+        }
+        match &self.graphs[&stages] {
+            Some(graph) => graph.launch().map_err(failed("run a graph")),
+            None => Ok(()),
+        }
     }
 
     fn enqueue(&self, launch: &Launch) -> Result<()> {
@@ -394,11 +413,12 @@ impl Backend for Cuda {
 
     fn write(&mut self, v: Value, host: &[f32]) -> Result<()> {
         let range = self.plan.range(v);
-        let name = &self.plan.slots[v.0].name;
+        let Slot { name, role, .. } = &self.plan.slots[v.0];
         assert_eq!(range.len(), host.len(), "{name} has its own length");
         if host.is_empty() {
             return Ok(());
         }
+        self.prepared &= *role != Role::Param;
         let mut to = self.arena.slice_mut(range);
         let copied = self.stream.memcpy_htod(host, &mut to);
         copied.map_err(failed(&format!("write {name} to the device")))
@@ -465,14 +485,11 @@ impl Backend for Cuda {
     }
 
     fn run_stages(&mut self, stages: RangeInclusive<Stage>) -> Result<()> {
-        if !self.graphs.contains_key(&stages) {
-            let graph = self.capture(&stages)?;
-            self.graphs.insert(stages.clone(), graph);
+        if !self.prepared {
+            self.replay(Stage::Prepare..=Stage::Prepare)?;
+            self.prepared = true;
         }
-        match &self.graphs[&stages] {
-            Some(graph) => graph.launch().map_err(failed("run a graph")),
-            None => Ok(()),
-        }
+        self.replay(stages)
     }
 
     fn wait(&mut self) -> Result<()> {

@@ -71,15 +71,18 @@ impl Chosen {
     /// The precision that `asked` means here: `auto` is `good` where there are tensor cores.
     ///
     /// # Errors
-    /// TF32 on the CPU.
+    /// A precision of tensor cores on the CPU.
     pub fn precision(&self, asked: config::Precision, good: Precision) -> Result<Precision> {
         match (asked, self) {
-            (config::Precision::Tf32, Chosen::Cpu) => Err(Error::Config(
-                "--precision tf32 is that of a GPU's tensor cores, but the CPU computes: use \
-                 --device cuda, or --precision fp32"
-                    .into(),
-            )),
+            (config::Precision::Tf32 | config::Precision::Bf16, Chosen::Cpu) => {
+                let asked = if asked == config::Precision::Tf32 { "tf32" } else { "bf16" };
+                Err(Error::Config(format!(
+                    "--precision {asked} is that of a GPU's tensor cores, but the CPU computes: use \
+                     --device cuda, or --precision fp32"
+                )))
+            }
             (config::Precision::Tf32, Chosen::Cuda(_)) => Ok(Precision::Tf32),
+            (config::Precision::Bf16, Chosen::Cuda(_)) => Ok(Precision::Bf16),
             (config::Precision::Auto, Chosen::Cuda(device)) if device.has_tensor_cores() => {
                 Ok(good)
             }

@@ -43,7 +43,7 @@ pub struct StepArgs {
     /// Patterns of a batch
     #[arg(long, value_delimiter = ',', default_value = "16")]
     pub batch: Vec<usize>,
-    /// Of convolutions on a GPU: fp32, tf32, or auto for that of a training
+    /// Of convolutions on a GPU: fp32, tf32, bf16, or auto for that of a training
     #[arg(long, value_enum, ignore_case = true, default_value_t)]
     pub precision: Precision,
     #[command(flatten)]

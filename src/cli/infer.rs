@@ -41,7 +41,8 @@ pub struct Args {
     /// Where to compute: auto, cpu, cuda or cuda:INDEX
     #[arg(long, visible_alias = "accelerator", value_name = "DEVICE", default_value_t)]
     pub device: Device,
-    /// Of convolutions on a GPU: tf32 is for tensor cores, auto means fp32
+    /// Of convolutions on a GPU, whatever it was in training: tf32 and bf16 are for tensor cores, auto
+    /// means fp32
     #[arg(long, value_enum, ignore_case = true, value_name = "PRECISION", default_value_t)]
     pub precision: Precision,
     /// Groups computed at once

@@ -8,10 +8,10 @@ use super::stdout::print;
 use crate::Result;
 use crate::config::{
     AmpActivation, Architecture, Head, LossConfig, ModelConfig, Optimiser, OptimiserConfig,
-    OutputMode, RowModes,
+    OutputMode, Precision, RowModes,
 };
 use crate::data::check_network_side;
-use crate::graph::{Group, Role, Slot, Stage, Step, Value};
+use crate::graph::{self, Group, Role, Slot, Stage, Step, Value};
 use crate::launch::{Arg, Launch};
 use crate::models::plans::{self, Sizes};
 use crate::plan::Plan;
@@ -88,6 +88,10 @@ pub struct Args {
     #[arg(long, visible_alias = "optimiser", value_enum, ignore_case = true, default_value_t)]
     pub optimizer: Optimiser,
 
+    /// Of convolutions on a GPU: auto means fp32
+    #[arg(long, value_enum, ignore_case = true, default_value_t)]
+    pub precision: Precision,
+
     /// The plan that applies the network instead of the one that trains it
     #[arg(long)]
     pub inference: bool,
@@ -140,8 +144,13 @@ impl Args {
 
     /// The plan that these flags describe.
     pub fn plan(&self) -> Plan {
+        let precision = match self.precision {
+            Precision::Auto | Precision::Fp32 => graph::Precision::Fp32,
+            Precision::Tf32 => graph::Precision::Tf32,
+            Precision::Bf16 => graph::Precision::Bf16,
+        };
         if self.inference {
-            return plans::inference(&self.model(), self.batch_size, None).plan;
+            return plans::inference_in(precision, &self.model(), self.batch_size, None).plan;
         }
         let optimiser = OptimiserConfig {
             kind: self.optimizer,
@@ -156,7 +165,8 @@ impl Args {
             reach: self.reach as f64,
             typical: 1.0,
         };
-        plans::training(&self.model(), &LossConfig::default(), &optimiser, &sizes).plan
+        let loss = LossConfig::default();
+        plans::training_in(precision, &self.model(), &loss, &optimiser, &sizes).plan
     }
 }
 
@@ -192,8 +202,9 @@ fn figures(args: &Args) -> serde_json::Value {
             })
         })
         .collect();
-    let stages: Vec<_> = [Stage::Forward, Stage::Backward, Stage::Update]
+    let stages: Vec<_> = STAGES
         .into_iter()
+        .filter(|&stage| stage != Stage::Prepare || plan.stage(stage).count() > 0)
         .map(|stage| {
             let kernels: usize = plan.stage(stage).map(|step| step.op.launches().len()).sum();
             let operations = plan.stage(stage).count();
@@ -221,7 +232,7 @@ fn figures(args: &Args) -> serde_json::Value {
     }
     if args.launches {
         let launches = plan.steps.iter().flat_map(|step| step.op.launches());
-        let launch = |Launch { kernel, grid, block, shared, args }: Launch| {
+        let launch = |Launch { kernel, grid, block, shared, args, .. }: Launch| {
             let kinds: String = args.iter().map(kind).collect();
             json!({
                 "kernel": kernel, "grid": grid, "block": block, "shared": shared,
@@ -245,6 +256,8 @@ pub fn describe(args: &Args) -> String {
     }
     text
 }
+
+const STAGES: [Stage; 4] = [Stage::Prepare, Stage::Forward, Stage::Backward, Stage::Update];
 
 const STRING: &str = "a string grows as needed";
 
@@ -300,6 +313,8 @@ fn region(role: Role) -> &'static str {
         Role::State => "state",
         Role::Input => "inputs",
         Role::Output => "outputs",
+        Role::Packed => "packed weights",
+        Role::Table => "tables",
         Role::Work => "work",
         Role::Region => "views",
     }
@@ -308,7 +323,7 @@ fn region(role: Role) -> &'static str {
 /// How many operations run in each stage, and how many kernels a GPU launches for them.
 fn stages(plan: &Plan) -> String {
     let mut text = format!("{:<10} {:>11} {:>14}\n", "stage", "operations", "kernels");
-    for stage in [Stage::Forward, Stage::Backward, Stage::Update] {
+    for stage in STAGES {
         let count = plan.stage(stage).count();
         let kernels: usize = plan.stage(stage).map(|step| step.op.launches().len()).sum();
         if count > 0 {
@@ -320,6 +335,7 @@ fn stages(plan: &Plan) -> String {
 
 fn name(stage: Stage) -> &'static str {
     match stage {
+        Stage::Prepare => "prepare",
         Stage::Forward => "forward",
         Stage::Backward => "backward",
         Stage::Update => "update",
@@ -352,7 +368,7 @@ fn launches(plan: &Plan) -> String {
         "kernel", "grid", "block", "shared"
     );
     for launch in plan.steps.iter().flat_map(|step| step.op.launches()) {
-        let Launch { kernel, grid, block, shared, args } = launch;
+        let Launch { kernel, grid, block, shared, args, .. } = launch;
         let kinds: String = args.iter().map(kind).collect();
         writeln!(text, "{kernel:<28} {:>16} {block:>6} {shared:>7}  {kinds}", shape(&grid))
             .expect(STRING);

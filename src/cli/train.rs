@@ -244,8 +244,8 @@ pub struct Args {
     /// auto, cpu, cuda or cuda:INDEX [default: auto]
     #[arg(long, visible_alias = "accelerator", value_name = "DEVICE", help_heading = "Run")]
     pub device: Option<Device>,
-    /// Of convolutions on a GPU: tf32 is for tensor cores, auto means it where the GPU has them; a
-    /// resumed training keeps what it had [default: auto]
+    /// Of convolutions on a GPU: tf32 and bf16 are for tensor cores, auto means tf32 where the GPU has
+    /// them; a resumed training keeps what it had [default: auto]
     #[arg(long, value_enum, ignore_case = true, value_name = "PRECISION", help_heading = "Run")]
     pub precision: Option<Precision>,
     /// Bytes of buffers that a training may take, such as 8e9; patterns that do not fit are streamed

@@ -285,6 +285,8 @@ pub enum Precision {
     Fp32,
     /// 11 significant bits, on tensor cores.
     Tf32,
+    /// 8 significant bits, on tensor cores, with images between two convolutions stored so.
+    Bf16,
 }
 
 impl From<crate::graph::Precision> for Precision {
@@ -292,6 +294,7 @@ impl From<crate::graph::Precision> for Precision {
         match precision {
             crate::graph::Precision::Fp32 => Precision::Fp32,
             crate::graph::Precision::Tf32 => Precision::Tf32,
+            crate::graph::Precision::Bf16 => Precision::Bf16,
         }
     }
 }

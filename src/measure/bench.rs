@@ -186,7 +186,9 @@ fn flop(case: &Case, plan: &Plan, stage: Stage) -> Option<f64> {
         return Some(2.0 * (shape("x")[0] * Size::PRODUCTION.rounds * STEPS) as f64);
     }
     // Those that are applied twice have no rate.
-    if !case.name.starts_with("conv2d") || case.name.contains("added") {
+    if !case.name.starts_with("conv2d")
+        || ["added", "twice", "towers"].iter().any(|w| case.name.contains(w))
+    {
         return None;
     }
     let (x, w) = (shape("x"), shape("w.weight"));

@@ -122,7 +122,7 @@ impl Case {
             let seed = g.find("seed").unwrap_or_else(|| g.input("seed", &shape));
             g.differentiate(y, seed);
         }
-        let coarse = self.precision == Precision::Tf32 && self.name.contains("relu");
+        let coarse = self.precision != Precision::Fp32 && self.name.contains("relu");
         Planned { plan: Plan::new(g), output, coarse }
     }
 }
@@ -151,7 +151,8 @@ impl Planned {
 
     /// What the op leaves: its output, and all that lasts.
     pub fn results(&self) -> Vec<Value> {
-        let kept = LASTING.into_iter().filter(|role| *role != Role::Input);
+        let others = [Role::Input, Role::Packed, Role::Table];
+        let kept = LASTING.into_iter().filter(|role| !others.contains(role));
         kept.flat_map(|role| self.plan.of_role(role)).map(|(v, _)| v).collect()
     }
 }
@@ -242,6 +243,22 @@ fn filter(g: &mut Graph, s: &Size, [inputs, outputs, k]: [usize; 3], relu: bool)
     Some(conv2d(g, x, weight, Some(bias), relu))
 }
 
+/// Two towers of layers that are equal one by one, on the same image.
+fn towers(g: &mut Graph, s: &Size, channels: usize) -> Option<Value> {
+    let x = g.param("x", &[s.batch, channels, s.side / 4, s.side / 4]);
+    let [inner, outer] = ["inner", "outer"].map(|name| {
+        let mut layer = |i: usize, x, relu| {
+            let weight = g.param(&format!("{name}.{i}.weight"), &[channels, channels, 3, 3]);
+            let bias = g.param("bias", &[channels]);
+            conv2d(g, x, weight, Some(bias), relu)
+        };
+        let y = layer(1, x, true);
+        layer(2, y, false)
+    });
+    let outer = upsample(g, outer);
+    Some(head_sum(g, inner, outer, false))
+}
+
 fn convolutions() -> Vec<Case> {
     named([
         ("conv2d 3x3 relu", |g, s| filter(g, s, [s.channels, s.channels, 3], true)),
@@ -256,6 +273,8 @@ fn convolutions() -> Vec<Case> {
         ("conv2d 3x3 from one", |g, s| filter(g, s, [1, s.channels, 3], true)),
         ("conv2d 1x1", |g, s| filter(g, s, [s.channels, 2 * s.channels, 1], false)),
         ("conv2d 7x7", |g, s| filter(g, s, [2, 1, 7], false)),
+        ("conv2d towers", |g, s| towers(g, s, s.channels)),
+        ("conv2d towers wide", |g, s| towers(g, s, 2 * s.channels + 9)),
     ])
 }
 
@@ -268,12 +287,23 @@ fn tensor_cores() -> Vec<Case> {
         let (weight, bias) = (g.param("w.weight", &[c, c, 3, 3]), g.param("bias", &[c]));
         Some(conv2d(g, x, weight, Some(bias), relu))
     }
-    let cases = named([
-        ("conv2d tf32 3x3", |g, s| layer(g, s, 1, 1, false)),
-        ("conv2d tf32 3x3 relu", |g, s| layer(g, s, 1, 2, true)),
-        ("conv2d tf32 3x3 relu 128", |g, s| layer(g, s, 2, 2, true)),
-        ("conv2d tf32 3x3 relu 256", |g, s| layer(g, s, 4, 4, true)),
-        ("conv2d tf32 added", |g, s| {
+    let cases: [([&'static str; 2], Build); 8] = [
+        (["conv2d tf32 3x3", "conv2d bf16 3x3"], |g, s| layer(g, s, 1, 1, false)),
+        (["conv2d tf32 3x3 relu", "conv2d bf16 3x3 relu"], |g, s| layer(g, s, 1, 2, true)),
+        (["conv2d tf32 3x3 relu 128", "conv2d bf16 3x3 relu 128"], |g, s| layer(g, s, 2, 2, true)),
+        (["conv2d tf32 3x3 relu 256", "conv2d bf16 3x3 relu 256"], |g, s| layer(g, s, 4, 4, true)),
+        (["conv2d tf32 twice relu", "conv2d bf16 twice relu"], |g, s| {
+            let (c, n) = (s.channels.max(35), s.side / 2);
+            let x = g.param("x", &[s.batch, c, n, n]);
+            let (weight, bias) = (g.param("w.weight", &[c, c, 3, 3]), g.param("bias", &[c]));
+            let between = conv2d(g, x, weight, Some(bias), true);
+            let (weight, bias) = (g.param("v.weight", &[c, c, 3, 3]), g.param("bias 2", &[c]));
+            Some(conv2d(g, between, weight, Some(bias), false))
+        }),
+        (["conv2d tf32 towers relu", "conv2d bf16 towers relu"], |g, s| {
+            towers(g, s, s.channels.max(66))
+        }),
+        (["conv2d tf32 added", "conv2d bf16 added"], |g, s| {
             // Image and weights are used twice.
             let x = g.param("x", &[s.batch, 40, s.side / 2, s.side / 2]);
             let weight = g.param("w.weight", &[40, 40, 3, 3]);
@@ -282,13 +312,17 @@ fn tensor_cores() -> Vec<Case> {
             let outer = conv2d(g, up, weight, None, false);
             Some(head_sum(g, inner, outer, false))
         }),
-        ("conv2d tf32 valid", |g, s| {
+        (["conv2d tf32 valid", "conv2d bf16 valid"], |g, s| {
             let x = g.param("x", &[s.batch, 33, s.side / 2 + 2, s.side / 2 - 1]);
             let (weight, bias) = (g.param("w.weight", &[70, 33, 3, 3]), g.param("bias", &[70]));
             Some(conv2d_valid(g, x, weight, Some(bias)))
         }),
-    ]);
-    cases.into_iter().map(|case| Case { precision: Precision::Tf32, ..case }).collect()
+    ];
+    let both = [Precision::Tf32, Precision::Bf16];
+    let case = |(names, build): ([&'static str; 2], Build)| {
+        both.into_iter().zip(names).map(move |(precision, name)| Case { name, precision, build })
+    };
+    cases.into_iter().flat_map(case).collect()
 }
 
 fn network() -> Vec<Case> {

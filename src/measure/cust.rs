@@ -33,7 +33,7 @@ use crate::launch::{Arg, Launch};
 use crate::plan::Plan;
 use crate::{Error, Result};
 
-const STAGES: [Stage; 3] = [Stage::Forward, Stage::Backward, Stage::Update];
+const STAGES: [Stage; 4] = [Stage::Prepare, Stage::Forward, Stage::Backward, Stage::Update];
 
 /// One op through both bindings.
 #[derive(Clone, Debug, Serialize)]
@@ -100,6 +100,9 @@ fn image(planned: &Planned) -> Vec<f32> {
     let mut arena = vec![f32::from_bits(u32::MAX); plan.arena];
     for padding in plan.padding().into_iter().filter(|padding| padding.flat) {
         arena[padding.range].fill(0.0);
+    }
+    for (range, content) in plan.tables() {
+        arena[range].copy_from_slice(content);
     }
     for (v, numbers) in planned.filling() {
         arena[plan.range(v)].copy_from_slice(&numbers);

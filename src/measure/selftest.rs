@@ -21,12 +21,16 @@ const OP_BOUND: f64 = 1e-5;
 /// of products of two such factors, whose terms cancel as noise does, is off by √2 of that, 2.8e-4.
 const TF32_BOUND: f64 = 5e-4;
 
+/// The same with factors of 8 significant bits, off by 1.6e-3 each.
+const BF16_BOUND: f64 = 4e-3;
+
 /// Steps of the training that is compared, and how far their losses may be apart.
 const STEPS: usize = 10;
 const STEP_BOUND: f64 = 1e-3;
 
-/// The same where the device computes in TF32 and the CPU in single precision.
+/// The same where the device computes in TF32 or bfloat16, and the CPU in single precision.
 const TF32_STEP_BOUND: f64 = 5e-3;
+const BF16_STEP_BOUND: f64 = 4e-2;
 
 /// Steps of the networks that differ from the first in their ops alone.
 const FEW_STEPS: usize = 2;
@@ -106,6 +110,7 @@ pub fn run(
         ("training, ffno", spectral(Architecture::Ffno), FEW_STEPS, Precision::Fp32),
         ("training, fno", spectral(Architecture::Fno), FEW_STEPS, Precision::Fp32),
         ("training, tf32", narrow(1), FEW_STEPS, Precision::Tf32),
+        ("training, bf16", narrow(1), FEW_STEPS, Precision::Bf16),
     ];
     // A CPU would be held against itself.
     let able =
@@ -130,7 +135,11 @@ fn op(case: &Case, device: &Chosen) -> Result<Check> {
     Ok(Check {
         what: case.name.into(),
         error: errors.fold(0.0, f64::max),
-        bound: if case.precision == Precision::Tf32 { TF32_BOUND } else { OP_BOUND },
+        bound: match case.precision {
+            Precision::Fp32 => OP_BOUND,
+            Precision::Tf32 => TF32_BOUND,
+            Precision::Bf16 => BF16_BOUND,
+        },
         repeats: bits(&got) == bits(&again),
         overrun: margins.overrun(backend.as_mut())?,
         sha256: digest(&got),
@@ -202,7 +211,11 @@ fn training(
     Ok(Check {
         what: what.into(),
         error: apart.fold(0.0, f64::max),
-        bound: if precision == Precision::Tf32 { TF32_STEP_BOUND } else { STEP_BOUND },
+        bound: match precision {
+            Precision::Fp32 => STEP_BOUND,
+            Precision::Tf32 => TF32_STEP_BOUND,
+            Precision::Bf16 => BF16_STEP_BOUND,
+        },
         repeats: bits(std::slice::from_ref(&got)) == bits(&[again]),
         overrun: margins.overrun(backend.as_mut())?,
         sha256: digest(&[got]),

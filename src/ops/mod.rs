@@ -57,6 +57,7 @@ pub mod split;
 pub mod stitch;
 pub mod total_variation;
 pub mod transposed_filter;
+pub mod twins;
 pub mod upsample;
 pub mod weighted_sum;
 
@@ -135,7 +136,7 @@ ops! {
     channel_pool: ChannelPool ChannelPoolBackward;
     clip: Clip;
     complex_variation: ComplexVariation ComplexVariationBackward;
-    conv2d: Conv2d Conv2dBackward;
+    conv2d: Conv2d Conv2dBackward Pack Words;
     cut: Cut CutBackward;
     dft_axis: DftAxis;
     dft_plane: DftPlane;
@@ -170,6 +171,7 @@ ops! {
     stitch: Stitch;
     total_variation: TotalVariation TotalVariationBackward;
     transposed_filter: TransposedFilter TransposedFilterBackward;
+    twins: Twins;
     upsample: Upsample UpsampleBackward;
     weighted_sum: WeightedSum WeightedSumBackward;
 }

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 /// steps stay the same on another card, else by what `device` is good for.
 ///
 /// # Errors
-/// TF32 on a device without tensor cores; a checkpoint to go on from that cannot be read.
+/// TF32 or bfloat16 on a device without tensor cores; a checkpoint to go on from that cannot be read.
 pub fn decided(resolved: &Resolved, device: &Chosen) -> Result<Resolved> {
     let mut resolved = resolved.clone();
     let run = &mut resolved.config.run;
@@ -21,11 +21,11 @@ pub fn decided(resolved: &Resolved, device: &Chosen) -> Result<Resolved> {
     let stored = stored(run)?;
     let asked = stored.unwrap_or_default();
     let decided = device.precision(asked, graph::Precision::Tf32).map_err(|_| {
-        Error::Config(
-            "the training to be resumed was begun with --precision tf32, which the CPU does not \
+        let begun = if asked == Precision::Bf16 { "bf16" } else { "tf32" };
+        Error::Config(format!(
+            "the training to be resumed was begun with --precision {begun}, which the CPU does not \
              have: resume it on a GPU, or go on with --precision fp32"
-                .into(),
-        )
+        ))
     })?;
     run.precision = decided.into();
     let origin = if stored.is_some() { Origin::Checkpoint } else { Origin::Device };
@@ -38,6 +38,9 @@ fn stored(run: &RunConfig) -> Result<Option<Precision>> {
     let Some(found) = to_resume(run)? else { return Ok(None) };
     let configuration = &found.checkpoint.metadata["configuration"];
     // Checkpoints without the entry were trained before there was a choice.
-    let tf32 = configuration["precision"]["value"] == "tf32";
-    Ok(Some(if tf32 { Precision::Tf32 } else { Precision::Fp32 }))
+    Ok(Some(match configuration["precision"]["value"].as_str() {
+        Some("tf32") => Precision::Tf32,
+        Some("bf16") => Precision::Bf16,
+        _ => Precision::Fp32,
+    }))
 }

@@ -122,8 +122,10 @@ fn a_valid_convolution_sees_no_zeros() {
     assert_eq!(filled(build, &given), [963.0, 1074.0]);
 }
 
-fn by_tensor_cores(x: [usize; 4], outputs: usize, relu: bool) -> Case {
-    case_in(Precision::Tf32, |g| {
+const BOTH: [Precision; 2] = [Precision::Tf32, Precision::Bf16];
+
+fn by_tensor_cores(precision: Precision, x: [usize; 4], outputs: usize, relu: bool) -> Case {
+    case_in(precision, |g| {
         let weight = g.param("w.weight", &[outputs, x[1], 3, 3]);
         let (x, bias) = (g.param("x", &x), g.param("bias", &[outputs]));
         conv2d(g, x, weight, Some(bias), relu)
@@ -141,32 +143,41 @@ const SHAPES: [([usize; 4], usize); 6] = [
     ([1, 48, 5, 33], 36),
 ];
 
+fn all_shapes() -> impl Iterator<Item = (Precision, [usize; 4], usize)> {
+    BOTH.into_iter().flat_map(|precision| SHAPES.map(|(x, outputs)| (precision, x, outputs)))
+}
+
 #[test]
-fn tensor_cores_convolve_to_eleven_bits() {
-    for (x, outputs) in SHAPES {
-        by_tensor_cores(x, outputs, false).check(1e-6);
+fn tensor_cores_convolve_to_the_bits_of_their_factors() {
+    for (precision, x, outputs) in all_shapes() {
+        by_tensor_cores(precision, x, outputs, false).check(1e-6);
     }
 }
 
 #[test]
 fn tensor_cores_pass_gradient_only_where_a_relu_is_positive() {
-    for (x, outputs) in SHAPES {
-        by_tensor_cores(x, outputs, true).coarse().check(1e-6);
+    for (precision, x, outputs) in all_shapes() {
+        by_tensor_cores(precision, x, outputs, true).coarse().check(1e-6);
     }
 }
 
 #[test]
 fn narrow_layers_stay_in_single_precision() {
-    let case = |outputs| by_tensor_cores([2, 3, 6, 9], outputs, false);
-    assert!([7, 31, 64].map(case).iter().all(|case| !case.launches("tf32")));
-    assert!(by_tensor_cores([1, 8, 6, 9], 32, false).launches("conv2d_tf32_forward"));
-    assert!(!by_tensor_cores([1, 8, 6, 9], 32, false).launches("conv2d_tf32_backward_data"));
+    for (precision, name) in BOTH.into_iter().zip(["tf32", "bf16"]) {
+        let case = |outputs| by_tensor_cores(precision, [2, 3, 6, 9], outputs, false);
+        assert!([7, 31, 64].map(case).iter().all(|case| !case.launches(name)));
+        let case = by_tensor_cores(precision, [1, 8, 6, 9], 32, false);
+        assert!(case.launches(&format!("conv2d_{name}_forward")));
+        assert!(!case.launches(&format!("conv2d_{name}_backward_data")));
+        case.check(1e-6);
+    }
 }
 
 #[test]
 fn tensor_cores_convolve_without_zeros_around_the_image() {
-    for (x, outputs) in [([2, 33, 10, 9], 40), ([1, 32, 6, 18], 65), ([2, 40, 14, 14], 32)] {
-        case_in(Precision::Tf32, |g| {
+    let shapes = [([2, 33, 10, 9], 40), ([1, 32, 6, 18], 65), ([2, 40, 14, 14], 32)];
+    for (precision, (x, outputs)) in BOTH.into_iter().flat_map(|p| shapes.map(|shape| (p, shape))) {
+        case_in(precision, |g| {
             let weight = g.param("w.weight", &[outputs, x[1], 3, 3]);
             let (x, bias) = (g.param("x", &x), g.param("bias", &[outputs]));
             conv2d_valid(g, x, weight, Some(bias))
@@ -177,8 +188,8 @@ fn tensor_cores_convolve_without_zeros_around_the_image() {
 
 #[test]
 fn tensor_cores_add_to_the_gradients_that_are_there() {
-    for side in [6, 8] {
-        case_in(Precision::Tf32, |g| {
+    for (precision, side) in BOTH.into_iter().flat_map(|p| [6, 8].map(|side| (p, side))) {
+        case_in(precision, |g| {
             // So many channels that their sums are cut into slices.
             let weight = g.param("w.weight", &[66, 66, 3, 3]);
             let x = g.param("x", &[2, 66, side, side]);
@@ -188,6 +199,106 @@ fn tensor_cores_add_to_the_gradients_that_are_there() {
             head_sum(g, inner, outer, false)
         })
         .check(1e-6);
+    }
+}
+
+/// So many convolutions in a row, from and to `channels`, all with a ReLU but the last.
+fn in_a_row(precision: Precision, count: usize, channels: usize, side: usize) -> Case {
+    case_in(precision, |g| {
+        let mut y = g.param("x", &[2, channels, side, side + 1]);
+        for i in 0..count {
+            let weight = g.param(&format!("{i}.weight"), &[channels, channels, 3, 3]);
+            let bias = g.param("bias", &[channels]);
+            y = conv2d(g, y, weight, Some(bias), i + 1 < count);
+        }
+        y
+    })
+}
+
+#[test]
+fn images_between_two_products_of_bfloat16_are_stored_in_words() {
+    // An odd number of channels; so many that their sums are cut into slices; whole fours.
+    for (channels, side) in [(35, 6), (66, 6), (32, 7)] {
+        let case = in_a_row(Precision::Bf16, 2, channels, side);
+        assert_eq!(case.count("bf16_words"), 1, "the first image alone comes in single precision");
+        assert_eq!(case.count("bf16_gradient"), 2);
+        case.coarse().check(1e-6);
+    }
+}
+
+#[test]
+fn an_image_that_others_read_too_is_stored_in_single_precision() {
+    let case = case_in(Precision::Bf16, |g| {
+        let [w, v] = ["w.weight", "v.weight"].map(|name| g.param(name, &[32, 32, 3, 3]));
+        let x = g.param("x", &[1, 32, 8, 8]);
+        let between = conv2d(g, x, w, None, false);
+        let y = conv2d(g, between, v, None, false);
+        let up = upsample(g, y);
+        head_sum(g, between, up, false)
+    });
+    assert_eq!(case.count("bf16_words"), 2);
+    case.check(1e-6);
+}
+
+/// Two towers of two layers and an enlargement between them, on the same image.
+fn towers(precision: Precision, channels: usize) -> Case {
+    case_in(precision, |g| {
+        let x = g.param("x", &[2, channels, 6, 5]);
+        let [inner, outer] = ["inner", "outer"].map(|name| {
+            let layer = |g: &mut Graph, i: usize, x, relu| {
+                let weight = g.param(&format!("{name}.{i}.weight"), &[channels, channels, 3, 3]);
+                let bias = g.param("bias", &[channels]);
+                conv2d(g, x, weight, Some(bias), relu)
+            };
+            let y = layer(g, 1, x, true);
+            let y = upsample(g, y);
+            layer(g, 2, y, false)
+        });
+        let outer = upsample(g, outer);
+        head_sum(g, inner, outer, false)
+    })
+}
+
+#[test]
+fn equal_layers_of_two_towers_share_their_launches() {
+    // Few channels and many in single precision; sums that are cut into slices.
+    let kinds = [
+        (Precision::Fp32, 5, "conv2d"),
+        (Precision::Fp32, 20, "conv2d"),
+        (Precision::Tf32, 66, "conv2d_tf32"),
+        (Precision::Bf16, 66, "conv2d_bf16"),
+    ];
+    for (precision, channels, name) in kinds {
+        let case = towers(precision, channels);
+        let count = |kernel: &str| case.count(&format!("{name}_{kernel}"));
+        assert_eq!(count("forward"), 2, "{name}: two layers, and not four");
+        // The first layers add to the same gradient, one after the other.
+        assert_eq!(count("backward_data"), 3, "{name}");
+        assert_eq!(count("backward_weight"), 3, "{name}");
+        case.coarse().check(1e-6);
+    }
+}
+
+#[test]
+fn layers_that_need_each_other_share_no_launch() {
+    for precision in BOTH {
+        let case = in_a_row(precision, 3, 32, 6);
+        assert_eq!(case.count("16_forward") + case.count("32_forward"), 3);
+    }
+}
+
+#[test]
+fn weights_that_an_op_computes_are_packed_before_each_product() {
+    for precision in BOTH {
+        let case = case_in(precision, |g| {
+            let w = g.param("w.weight", &[12, 12, 4, 4]);
+            let filter = transposed_filter(g, w);
+            let x = g.param("x", &[2, 12, 6, 6]);
+            let y = conv2d(g, x, filter, None, false);
+            spread_blocks(g, y)
+        });
+        assert_eq!(case.count("pack"), 1);
+        case.check(1e-6);
     }
 }
 

@@ -31,6 +31,9 @@ const CUDA: (f64, f64) = (1e-5, 10.0);
 /// below it), a product of two by 2.8e-4, and so is a sum of many that cancel as noise does.
 const TF32: f64 = 5e-4;
 
+/// The same with 8 significant bits, off by 1.6e-3.
+const BF16: f64 = 4e-3;
+
 /// The CUDA device of this machine.
 pub fn cuda() -> Option<&'static Chosen> {
     static FOUND: LazyLock<Option<Chosen>> = LazyLock::new(|| {
@@ -89,8 +92,13 @@ impl Case {
 
     /// Whether a kernel is launched whose name contains `name`.
     pub fn launches(&self, name: &str) -> bool {
-        let mut launches = self.plan.steps.iter().flat_map(|step| step.op.launches());
-        launches.any(|launch| launch.kernel.contains(name))
+        self.count(name) > 0
+    }
+
+    /// How many there are.
+    pub fn count(&self, name: &str) -> usize {
+        let launches = self.plan.steps.iter().flat_map(|step| step.op.launches());
+        launches.filter(|launch| launch.kernel.contains(name)).count()
     }
 
     /// Noise in [0.1, 1.1) instead: for ops that are defined for positive numbers.
@@ -131,6 +139,7 @@ impl Case {
             let tolerance = match self.precision {
                 Precision::Fp32 => CUDA.0.max(CUDA.1 * tolerance),
                 Precision::Tf32 => TF32,
+                Precision::Bf16 => BF16,
             };
             self.compare("CUDA", cuda.as_mut(), &want, tolerance);
         }

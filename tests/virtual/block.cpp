@@ -259,34 +259,63 @@ bool Block::open_warp_barrier(Thread* lanes, unsigned size, unsigned mask)
     return true;
 }
 
+namespace {
+
+// The numbers of 16 bits that a word holds.
+void halves(float word, double& low, double& high)
+{
+    uint32_t bits;
+    std::memcpy(&bits, &word, sizeof bits);
+    const uint32_t wide[2] = {bits << 16, bits & 0xFFFF0000};
+    float x[2];
+    std::memcpy(x, wide, sizeof x);
+    low = x[0], high = x[1];
+}
+
+bool is_tf32(float x)
+{
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return x != x || !(bits & 0x1FFF);
+}
+
+}  // namespace
+
 // D += A B, of the fragments of 32 lanes. The hardware looks at the leading 11 significant bits of A
-// and B only: what was not rounded to them before is an error. It adds the products in an order and
-// to a precision of its own; here they are added exactly, and rounded once.
+// and B only: what was not rounded to them before is an error; words of bfloat16 have 8. It adds the
+// products in an order and to a precision of its own; here they are added exactly, and rounded once.
 void Block::multiply(const Thread* lanes)
 {
-    double a[16][8], b[8][8];
+    const auto fragments = [&](unsigned i) -> const Fragments& {
+        return *reinterpret_cast<const Fragments*>(lanes[i].collective.given);
+    };
+    const bool words = fragments(0).words;
+    const unsigned depth = words ? 16 : 8;
+    double a[16][16], b[16][8];
     for (unsigned i = 0; i < kWarp; ++i) {
-        const auto& f = *reinterpret_cast<const Fragments*>(lanes[i].collective.given);
+        const Fragments& f = fragments(i);
         const unsigned g = i / 4, t = i % 4;
-        for (unsigned k = 0; k < 4; ++k) a[g + 8 * (k % 2)][t + 4 * (k / 2)] = f.a[k];
-        for (unsigned k = 0; k < 2; ++k) b[t + 4 * k][g] = f.b[k];
         for (unsigned k = 0; k < 6; ++k) {
             const float x = k < 4 ? f.a[k] : f.b[k - 4];
-            uint32_t bits;
-            std::memcpy(&bits, &x, sizeof bits);
-            if (x == x && bits & 0x1FFF) {
+            // Row of A or column of B, and place along the sum.
+            const unsigned at = k < 4 ? g + 8 * (k % 2) : g, n = t + 4 * (k < 4 ? k / 2 : k - 4);
+            const auto number = [&](unsigned n) -> double& { return k < 4 ? a[at][n] : b[n][at]; };
+            if (words) {
+                halves(x, number(2 * n), number(2 * n + 1));
+            } else if (is_tf32(x)) {
+                number(n) = x;
+            } else {
                 fail(lanes[i], "multiplies %g by mma at %s:%d, which is not rounded to tf32",
                      (double)x, lanes[i].site.file, lanes[i].site.line);
             }
         }
     }
     for (unsigned i = 0; i < kWarp; ++i) {
-        float* d = reinterpret_cast<const Fragments*>(lanes[i].collective.given)->d;
         for (unsigned k = 0; k < 4; ++k) {
             const unsigned row = i / 4 + 8 * (k / 2), column = 2 * (i % 4) + k % 2;
-            double sum = d[k];
-            for (unsigned n = 0; n < 8; ++n) sum += a[row][n] * b[n][column];
-            d[k] = (float)sum;
+            double sum = fragments(i).d[k];
+            for (unsigned n = 0; n < depth; ++n) sum += a[row][n] * b[n][column];
+            fragments(i).d[k] = (float)sum;
         }
     }
 }

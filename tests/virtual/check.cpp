@@ -107,25 +107,26 @@ bool copy_is_right(const Device& d, bool reversed)
     return true;
 }
 
-// The number of 11 significant bits next to x, away from zero where two are.
-double nearest(float x)
+// The number of 11 significant bits next to x, away from zero where two are; of 8, the even one.
+double nearest(float x, int bits)
 {
     int exponent;
-    const double part = std::frexp((double)x, &exponent);
-    return std::ldexp(std::round(std::ldexp(part, 11)), exponent - 11);
+    const double part = std::ldexp(std::frexp((double)x, &exponent), bits);
+    return std::ldexp(bits == 8 ? std::nearbyint(part) : std::round(part), exponent - bits);
 }
 
 // By the definition of the product: what the fragments of a lane are is not asked.
-bool products_are_right(const Device& d)
+bool products_are_right(const Device& d, int bits)
 {
+    const unsigned depth = bits == 8 ? 16 : 8, step = bits == 8 ? 2 : 3;
     for (unsigned i = 0; i < kCount; ++i) {
         const float* x = &d.in[i / kThreads * kThreads];
         const unsigned t = i % kThreads;
         double wanted = x[t];
         if (t < 128) {
             wanted = 0.0;
-            for (unsigned k = 0; k < 8; ++k)
-                wanted += nearest(x[t / 8 + k] / 3.0f) * nearest(x[3 * k + t % 8]);
+            for (unsigned k = 0; k < depth; ++k)
+                wanted += nearest(x[t / 8 + k] / 3.0f, bits) * nearest(x[step * k + t % 8], bits);
         }
         if (!(d.out[i] == (float)wanted)) return false;
     }
@@ -139,9 +140,10 @@ int run(const std::string& name)
     d.fetch();
     const bool sums = name == "check_sum" || name == "check_warp_sum";
     const bool reversed = name == "check_copy" || name.find("barrier") != std::string::npos;
-    const bool product = name == "check_product" || name == "check_not_rounded";
+    const bool words = name == "check_half_words";
+    const bool product = words || name == "check_product" || name == "check_not_rounded";
     const bool right = sums      ? sums_are_right(d)
-                       : product ? products_are_right(d)
+                       : product ? products_are_right(d, words ? 8 : 11)
                                  : copy_is_right(d, reversed);
     std::printf("%s\n", right ? "right" : "wrong values");
     return right && failures == 0 ? 0 : 1;
@@ -220,6 +222,8 @@ const Case kCases[] = {
     {"check_copy", "reverse", nullptr},
     {"check_product", "forward", nullptr},
     {"check_product", "shuffle", nullptr},
+    {"check_half_words", "forward", nullptr},
+    {"check_half_words", "shuffle", nullptr},
     {"check_not_rounded", "forward", "not rounded"},
     {"check_half_product", "forward", "never reaches"},
     {"check_no_barrier", "reverse", kMissing},

@@ -65,6 +65,29 @@ __device__ inline void check_matrix(const float* x, float* y)
 extern "C" __global__ void check_product(const float* x, float* y) { check_matrix<true>(x, y); }
 KERNEL_EXPORT(check_product)
 
+// Right: the same of bfloat16, D = A B for A[m][k] = x[m + k] / 3 and B[k][n] = x[2 k + n].
+extern "C" __global__ void check_half_words(const float* x, float* y)
+{
+    x += blockIdx.x * blockDim.x;
+    y += blockIdx.x * blockDim.x;
+    if (threadIdx.x >= 128) y[threadIdx.x] = x[threadIdx.x];
+    if (threadIdx.x >= 32) return;
+
+    const int g = (int)threadIdx.x / 4, t = (int)threadIdx.x % 4;
+    float a[4], b[2], d[4] = {};
+    for (int i = 0; i < 4; ++i) {
+        const float* from = x + g + i % 2 * 8 + 2 * t + i / 2 * 8;
+        a[i] = pair(from[0] / 3.0f, from[1] / 3.0f);
+    }
+    for (int i = 0; i < 2; ++i) {
+        const float* from = x + 2 * (2 * t + 8 * i) + g;
+        b[i] = pair(from[0], from[2]);
+    }
+    mma_bf16(d, a, b);
+    for (int i = 0; i < 4; ++i) y[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = d[i];
+}
+KERNEL_EXPORT(check_half_words)
+
 // Fault: numbers of 24 significant bits in a product that looks at 11.
 extern "C" __global__ void check_not_rounded(const float* x, float* y) { check_matrix<false>(x, y); }
 KERNEL_EXPORT(check_not_rounded)

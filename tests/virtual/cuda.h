@@ -200,7 +200,24 @@ inline float tf32(float x)
 inline void mma_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2],
                      virtual_device::Site site = virtual_device::Site::here())
 {
-    virtual_device::Fragments fragments = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, d};
+    virtual_device::Fragments fragments = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, d, false};
+    virtual_device::multiply(fragments, site);
+}
+
+// The upper half of a number, to the nearest, ties to even.
+inline unsigned bf16(float x)
+{
+    const unsigned bits = __float_as_uint(x);
+    if ((bits & 0x7FFFFFFF) > 0x7F800000) return 0x7FFF;
+    return (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+}
+
+inline float pair(float low, float high) { return __uint_as_float(bf16(low) | bf16(high) << 16); }
+
+inline void mma_bf16(float (&d)[4], const float (&a)[4], const float (&b)[2],
+                     virtual_device::Site site = virtual_device::Site::here())
+{
+    virtual_device::Fragments fragments = {{a[0], a[1], a[2], a[3]}, {b[0], b[1]}, d, true};
     virtual_device::multiply(fragments, site);
 }
 

@@ -71,12 +71,13 @@ uint64_t shuffle(uint64_t bits, unsigned source, unsigned mask, Site site);
 unsigned ballot(bool predicate, unsigned mask, Site site);
 unsigned lane();
 
-// What a lane brings to a product of matrices, and where its part of the sums lies: see mma_tf32 in
-// kernels/prims.cuh.
+// What a lane brings to a product of matrices, and where its part of the sums lies: see mma_tf32 and
+// mma_bf16 in kernels/prims.cuh.
 struct Fragments {
     float a[4];
     float b[2];
-    float* d;  // [4]
+    float* d;    // [4]
+    bool words;  // of two bfloat16 each
 };
 void multiply(Fragments& fragments, Site site);
 

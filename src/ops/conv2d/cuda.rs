@@ -24,7 +24,7 @@ const SHORTEST_SLICE: usize = 128;
 
 impl Sizes {
     /// Pixels of the batch.
-    fn all_pixels(&self) -> usize {
+    pub(super) fn all_pixels(&self) -> usize {
         self.batch * self.pixels()
     }
 
@@ -34,7 +34,7 @@ impl Sizes {
     }
 
     /// Into how many slices the pixels of the batch are cut: a power of two.
-    fn slices(&self) -> usize {
+    pub(super) fn slices(&self) -> usize {
         let [columns, rows, _] = grid(self.outputs, self.weights(), 1);
         let tiles = (columns * rows) as usize;
         let mut slices = 1;
@@ -80,8 +80,7 @@ fn tiled(kernels: [&'static str; 2], rows: usize, columns: usize, slices: usize)
 }
 
 pub fn forward(op: &Conv2d) -> Vec<Launch> {
-    let by_tensor_cores = op.tf32().then(|| tensor::forward(op)).flatten();
-    by_tensor_cores.unwrap_or_else(|| plain_forward(op))
+    tensor::forward(op).unwrap_or_else(|| plain_forward(op))
 }
 
 fn plain_forward(op: &Conv2d) -> Vec<Launch> {
@@ -90,6 +89,7 @@ fn plain_forward(op: &Conv2d) -> Vec<Launch> {
     let launch = tiled(kernels, sizes.outputs, sizes.all_pixels(), 1).map(|launch| {
         launch
             .buffers([x, weight, bias.unwrap_or(weight), y])
+            .for_two()
             .ints(sizes.layer(sizes.all_pixels()))
             .ints([bias.is_some().into(), relu.into()])
     });
@@ -97,15 +97,17 @@ fn plain_forward(op: &Conv2d) -> Vec<Launch> {
 }
 
 pub fn backward(op: &Conv2dBackward) -> Vec<Launch> {
-    let tf32 = op.forward.tf32();
     let data = op.dx.into_iter().flat_map(|d| {
-        let by_tensor_cores = tf32.then(|| tensor::input_gradient(op, d)).flatten();
+        let by_tensor_cores = tensor::input_gradient(op, d);
         by_tensor_cores.unwrap_or_else(|| input_gradient(op, d).into_iter().collect())
     });
-    let weight = op.dweight.into_iter().flat_map(|d| {
-        let by_tensor_cores = tf32.then(|| tensor::weight_gradient(op, d)).flatten();
-        by_tensor_cores.unwrap_or_else(|| weight_gradient(op, d))
-    });
+    let weight = op
+        .dweight
+        .into_iter()
+        .flat_map(|d| tensor::weight_gradient(op, d).unwrap_or_else(|| weight_gradient(op, d)));
+    if let Some(passed) = tensor::passed(op) {
+        return passed.into_iter().chain(data).chain(weight).collect();
+    }
     let bias = op.dbias.into_iter().flat_map(|d| bias_gradient(op, d));
     data.chain(weight).chain(bias).collect()
 }
@@ -115,7 +117,7 @@ fn input_gradient(op: &Conv2dBackward, dx: Grad) -> Option<Launch> {
     let kernels = ["conv2d_backward_data", "conv2d_backward_data_narrow"];
     let pixels = sizes.outer().all_pixels();
     let launch = tiled(kernels, sizes.inputs, pixels, 1)?;
-    let launch = launch.buffers([op.dy, y, weight, dx.value]).ints(sizes.layer(pixels));
+    let launch = launch.buffers([op.dy, y, weight, dx.value]).for_two().ints(sizes.layer(pixels));
     Some(launch.ints([relu.into(), dx.accumulate.into()]))
 }
 
@@ -129,8 +131,9 @@ fn weight_gradient(op: &Conv2dBackward, dweight: Grad) -> Vec<Launch> {
     let slice = sizes.all_pixels().div_ceil(slices);
     let partial = launch
         .buffers([x, op.dy, y, op.workspace])
+        .for_two()
         .ints(sizes.layer(sizes.all_pixels()))
-        .ints([relu.into(), slice]);
+        .ints([relu.into(), slice, slices]);
     vec![partial, sum(op.workspace, dweight, slices, sizes.outputs * sizes.weights())]
 }
 
@@ -142,13 +145,18 @@ fn bias_gradient(op: &Conv2dBackward, dbias: Grad) -> Vec<Launch> {
     }
     let partial = Launch::blocks("conv2d_backward_bias", sizes.outputs)
         .buffers([op.dy, y, op.workspace])
+        .for_two()
         .ints([sizes.outputs, sizes.pixels(), pixels, relu.into(), pixels.div_ceil(slices)]);
     let grid = [partial.grid[0], slices as u32, 1];
     vec![Launch { grid, ..partial }, sum(op.workspace, dbias, slices, sizes.outputs)]
 }
 
 /// Adds the slices in their order.
-fn sum(partial: Value, gradient: Grad, slices: usize, total: usize) -> Launch {
-    let launch = Launch::elements("conv2d_backward_sum", total).buffers([partial, gradient.value]);
-    launch.ints([slices, total, gradient.accumulate.into()])
+pub fn sum(partial: Value, gradient: Grad, slices: usize, total: usize) -> Launch {
+    let launch = Launch::elements("conv2d_backward_sum", total);
+    launch.buffers([partial, gradient.value]).for_two().ints([
+        slices,
+        total,
+        gradient.accumulate.into(),
+    ])
 }

@@ -6,23 +6,32 @@
 //! W̄[o,i,u,v] = Σ_{b,r,c} z̄[b,o,r,c] · x[b,i,r+u−k/2,c+v−k/2], and β̄[o] = Σ_{b,r,c} z̄[b,o,r,c].
 //! Kernel twin: `kernels/conv2d.cu`.
 //!
-//! This file is the op; `cuda` sets up the kernels, `tensor` those of lower precision. On the CPU,
+//! This file is the op; `cuda` sets up the kernels, `tensor` those of lower precision, for which `lower`
+//! adds to a finished graph what they need. On the CPU,
 //! `winograd` does the 3×3 filters of many channels, which is nearly all the work, and `cpu` the others:
 //! `layout` says how it pads planes and packs weights, `simd` holds its inner loops.
 
 mod cpu;
 mod cuda;
 pub(super) mod layout;
+mod lower;
+mod pack;
 pub(super) mod simd;
 mod tensor;
+mod tile;
 mod winograd;
+mod words;
 
+pub(crate) use lower::lower;
+pub use pack::Pack;
 pub use simd::{FULL, Kernels, kernels_f32, kernels_portable};
+pub use words::Words;
 
 use super::Operation;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Grad, Graph, Precision, Value};
 use crate::launch::Launch;
+use tensor::Family;
 
 /// Sizes of one convolution.
 #[derive(Clone, Copy, Debug)]
@@ -51,12 +60,12 @@ pub struct Conv2d {
     pub(crate) sizes: Sizes,
     /// Of the products on a GPU; the CPU knows one alone.
     precision: Precision,
-}
-
-impl Conv2d {
-    fn tf32(&self) -> bool {
-        self.precision == Precision::Tf32
-    }
+    /// Weights for tensor cores, where they compute the product.
+    packed: Option<Value>,
+    /// x in words of two channels, where they multiply such; x itself where no other op reads it.
+    x_words: Option<Value>,
+    /// A GPU leaves y in words: see `words`.
+    y_in_words: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -68,6 +77,13 @@ pub struct Conv2dBackward {
     dbias: Option<Grad>,
     /// Padded output gradient (for a valid convolution in two ways), padded input, packed weights, partial sums.
     workspace: Value,
+    /// Turned weights for tensor cores, where they compute the input gradient.
+    packed: Option<Value>,
+    /// What the ReLU lets through of dy, in words, where tensor cores multiply such.
+    passed: Option<Value>,
+    /// Whether on a GPU dy comes in words, and dx leaves in words.
+    dy_in_words: bool,
+    dx_in_words: bool,
 }
 
 /// [B, I, H, W] ∗ [O, I, k, k] (k odd) + [O] → [B, O, H, W], same size, with ReLU if `relu`.
@@ -103,17 +119,30 @@ fn push(
     let y = g.work(&name, &[batch, outputs, height, width]);
     let precision = g.precision();
     let mut len = cpu::workspace_len(&sizes);
-    if precision == Precision::Tf32 {
-        len = len.max(tensor::forward_len(&sizes));
+    if let Some(family) = Family::of(precision) {
+        len = len.max(tensor::forward_len(family, &sizes));
     }
     let workspace = g.work("padded input and packed weights", &[len]);
-    g.push(Conv2d { x, weight, bias, y, workspace, relu, sizes, precision });
+    g.push(Conv2d {
+        x,
+        weight,
+        bias,
+        y,
+        workspace,
+        relu,
+        sizes,
+        precision,
+        packed: None,
+        x_words: None,
+        y_in_words: false,
+    });
     y
 }
 
 impl Operation for Conv2d {
     fn reads(&self) -> Vec<Value> {
-        [self.x, self.weight].into_iter().chain(self.bias).collect()
+        let more = [self.bias, self.packed, self.x_words].into_iter().flatten();
+        [self.x, self.weight].into_iter().chain(more).collect()
     }
 
     fn writes(&self) -> Vec<Value> {
@@ -125,11 +154,22 @@ impl Operation for Conv2d {
         let (dx, dweight) = (g.grad_into(self.x), g.grad_into(self.weight));
         let dbias = self.bias.and_then(|b| g.grad_into(b));
         let mut len = cpu::gradient_workspace_len(&self.sizes).max(cuda::partial_len(&self.sizes));
-        if self.tf32() {
-            len = len.max(tensor::backward_len(&self.sizes));
+        if let Some(family) = Family::of(self.precision) {
+            len = len.max(tensor::backward_len(family, &self.sizes));
         }
         let workspace = g.work("padded gradient and input, partial sums", &[len]);
-        g.push(Conv2dBackward { forward: self.clone(), dy, dx, dweight, dbias, workspace });
+        g.push(Conv2dBackward {
+            forward: self.clone(),
+            dy,
+            dx,
+            dweight,
+            dbias,
+            workspace,
+            packed: None,
+            passed: None,
+            dy_in_words: false,
+            dx_in_words: false,
+        });
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
@@ -143,13 +183,13 @@ impl Operation for Conv2d {
 
 impl Operation for Conv2dBackward {
     fn reads(&self) -> Vec<Value> {
-        let Conv2d { x, weight, y, .. } = self.forward;
-        vec![x, weight, y, self.dy]
+        let Conv2d { x, weight, y, x_words, .. } = self.forward;
+        [x, weight, y, self.dy].into_iter().chain(self.packed).chain(x_words).collect()
     }
 
     fn writes(&self) -> Vec<Value> {
         let grads = [self.dx, self.dweight, self.dbias].into_iter().flatten();
-        grads.map(|d| d.value).chain([self.workspace]).collect()
+        grads.map(|d| d.value).chain([self.workspace]).chain(self.passed).collect()
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
