@@ -250,7 +250,7 @@ impl Loaded {
         let len = self.backend.plan().slots[self.plan.amplitude.0].len();
         let mut amplitude = Vec::with_capacity(len);
         for &m in members {
-            amplitude.extend(scan.amplitude.slice(s![m, .., ..]).iter());
+            scan.amplitude.read(&[m], &mut amplitude)?;
         }
         // Dark padding; its patches are not looked at.
         amplitude.resize(len, 0.0);

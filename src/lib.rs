@@ -94,6 +94,7 @@ pub mod graph;
 pub mod infer;
 pub mod launch;
 pub mod measure;
+pub mod memory;
 pub mod metrics;
 pub mod models;
 pub mod ops;

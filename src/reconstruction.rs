@@ -88,7 +88,7 @@ impl Reconstruction {
     /// What the data say about it.
     pub fn explained<'a>(&'a self, scan: &'a Scan) -> Explained<'a> {
         Explained {
-            amplitude: scan.amplitude.view(),
+            amplitude: &scan.amplitude,
             kappa: scan.dose.kappa,
             mask: scan.mask.as_ref().map(|mask| mask.view()),
             probe: self.probe.view(),
@@ -255,7 +255,7 @@ impl Saved {
     /// What the data say about it.
     pub fn explained<'a>(&'a self, scan: &'a Scan) -> Explained<'a> {
         Explained {
-            amplitude: scan.amplitude.view(),
+            amplitude: &scan.amplitude,
             kappa: scan.dose.kappa,
             mask: scan.mask.as_ref().map(|mask| mask.view()),
             probe: self.probe.view(),

@@ -109,7 +109,7 @@ fn explain(
     let (amplitude, probe) = (amplitudes(scan()), scan().probe.map(narrow));
     let indices: Vec<usize> = (0..amplitude.dim().0).collect();
     data_space(&Explained {
-        amplitude: amplitude.view(),
+        amplitude: &amplitude.clone().into(),
         kappa: 1.0,
         mask: mask.map(|m| m.view()),
         probe: probe.view(),
@@ -295,7 +295,7 @@ fn masked_pixels_do_not_count() {
     let probe = scan().probe.map(narrow);
     let object = truth();
     let refused = data_space(&Explained {
-        amplitude: amplitude.view(),
+        amplitude: &amplitude.clone().into(),
         kappa: 1.0,
         mask: Some(nothing.view()),
         probe: probe.view(),

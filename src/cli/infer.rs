@@ -248,7 +248,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     if let Some(patches) = patches {
         patches.write(&folder.join("patches.npz"))?;
     }
-    let frames = pictures::frames(&result, &scan, &figures);
+    let frames = pictures::frames(&result, &scan, &figures)?;
     result.write_with(&folder.join(file), &scan, &metadata, |file| {
         pictures::write_frames(file, &figures, &frames)
     })?;

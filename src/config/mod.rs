@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Reading;
+use crate::memory;
 
 mod choices;
 mod resolve;
@@ -337,6 +338,11 @@ pub struct RunConfig {
     /// Bytes of buffers that a training may take; patterns that do not fit are streamed. None = what
     /// the device has.
     pub device_memory_limit: Option<usize>,
+    /// Memory of the machine that the run may take; scans that do not fit are read from disk. None =
+    /// what is free.
+    pub memory_limit: Option<memory::Limit>,
+    /// Folder for patterns that are unpacked because they do not fit; none = the output folder.
+    pub scratch_dir: Option<PathBuf>,
     /// Stop after this many epochs without a better loss; none = never.
     pub early_stop_patience: Option<usize>,
     /// Go on with an interrupted training.
@@ -363,6 +369,8 @@ impl Default for RunConfig {
             device: Device::Auto,
             precision: Precision::Auto,
             device_memory_limit: None,
+            memory_limit: None,
+            scratch_dir: None,
             early_stop_patience: None,
             resume: None,
             init_from: None,

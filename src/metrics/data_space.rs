@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::verdict::{Evidence, shot_noise};
+use crate::data::Stack;
 use crate::data::scan::Position;
 use crate::simulate::Forward;
 use crate::{Error, Result};
@@ -14,7 +15,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug)]
 pub struct Explained<'a> {
     /// [M, N, N] measured amplitudes, zero frequency at (N/2, N/2).
-    pub amplitude: ArrayView3<'a, f32>,
+    pub amplitude: &'a Stack,
     /// κ in counts = (κ a)².
     pub kappa: f64,
     /// [N, N]; detector pixels of weight 0 do not count.
@@ -106,7 +107,7 @@ pub fn data_space(scene: &Explained) -> Result<DataSpace> {
             let gain = scene.gains.map_or(1.0, |gains| gains[k]);
             frame(scene, &forward, object.view(), index, position, gain)
         })
-        .collect();
+        .collect::<Result<_>>()?;
     // In the order of the frames: the same bits on any number of threads.
     let all = frames.iter().fold(Totals::default(), Totals::plus);
     if all.measured_squared <= 0.0 {
@@ -170,7 +171,10 @@ pub struct Shown {
 
 /// The patterns that are explained best, as most are, and worst, in this order; fewer where the scan
 /// has fewer. `figures` are those of [`data_space`].
-pub fn typical_frames(scene: &Explained, figures: &DataSpace) -> Vec<Shown> {
+///
+/// # Errors
+/// The patterns are in a file that cannot be read.
+pub fn typical_frames(scene: &Explained, figures: &DataSpace) -> Result<Vec<Shown>> {
     let mut order: Vec<usize> = (0..figures.per_frame.len()).collect();
     order.sort_by(|&a, &b| figures.per_frame[a].residual.total_cmp(&figures.per_frame[b].residual));
     let mut chosen: Vec<usize> = match order.len() {
@@ -190,7 +194,7 @@ fn shown(
     object: ArrayView2<Complex64>,
     k: usize,
     figures: FrameFigures,
-) -> Shown {
+) -> Result<Shown> {
     let (index, photons) = (scene.indices[k], scene.kappa.powi(2));
     let gain = scene.gains.map_or(1.0, |gains| gains[k]);
     let mut predicted = expected(scene, forward, object, scene.positions[k]);
@@ -198,14 +202,14 @@ fn shown(
     if let Some(background) = scene.background {
         predicted.zip_mut_with(&background, |i, b| *i += f64::from(*b));
     }
-    let mut measured = scene.amplitude.index_axis(ndarray::Axis(0), index).to_owned();
+    let mut measured = scene.amplitude.pattern(index)?.into_owned();
     measured.mapv_inplace(|a| (photons * f64::from(a).powi(2)) as f32);
     if let Some(mask) = scene.mask {
         let hide = |i: &mut f32, m: &f32| *i = if *m > 0.0 { *i } else { f32::NAN };
         measured.zip_mut_with(&mask, hide);
     }
     let predicted = predicted.mapv(|i| (photons * i) as f32);
-    Shown { index, residual: figures.residual, measured, predicted }
+    Ok(Shown { index, residual: figures.residual, measured, predicted })
 }
 
 fn frame(
@@ -215,9 +219,9 @@ fn frame(
     index: usize,
     position: Position,
     gain: f64,
-) -> Totals {
+) -> Result<Totals> {
     let expected = expected(scene, forward, object, position);
-    let measured = scene.amplitude.index_axis(ndarray::Axis(0), index);
+    let measured = scene.amplitude.pattern(index)?;
     let mut sums = Totals::default();
     for ((at, &a), &intensity) in measured.indexed_iter().zip(&expected) {
         if scene.mask.is_none_or(|m| m[at] > 0.0) {
@@ -225,7 +229,7 @@ fn frame(
             sums.add(f64::from(a), gain * intensity + background, scene.kappa);
         }
     }
-    sums
+    Ok(sums)
 }
 
 impl Totals {

@@ -11,7 +11,7 @@ use super::state::LearnedScan;
 use crate::{Error, Result};
 
 /// Options that may differ without changing a single step, or that are checked by other means.
-const FREE: [&str; 15] = [
+const FREE: [&str; 17] = [
     "train_data_file",
     "test_data_file",
     "like",
@@ -21,6 +21,8 @@ const FREE: [&str; 15] = [
     "max_epochs",
     "device",
     "device_memory_limit",
+    "memory_limit",
+    "scratch_dir",
     "early_stop_patience",
     "resume",
     "logger",
