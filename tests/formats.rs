@@ -91,7 +91,9 @@ fn read(name: &str) -> Option<(Scan, &'static Scan)> {
 fn unmasked(scan: &Scan, got: &Scan) {
     let lit = scan.mask.as_ref().unwrap();
     assert_eq!(got.amplitude.held().dim(), scan.amplitude.held().dim());
-    for (got, want) in got.amplitude.held().axis_iter(Axis(0)).zip(scan.amplitude.held().axis_iter(Axis(0))) {
+    for (got, want) in
+        got.amplitude.held().axis_iter(Axis(0)).zip(scan.amplitude.held().axis_iter(Axis(0)))
+    {
         for ((at, &got), &want) in got.indexed_iter().zip(&want) {
             assert!(lit[at] == 0.0 || got == want, "{at:?}: {got} is not {want}");
         }

@@ -393,6 +393,7 @@ pub fn train(args: &Args) -> Result<Outcome> {
     let outcome = trainer.run(&folder.join("history.csv"))?;
     record.timing("training_seconds", training.elapsed().as_secs_f64());
     record.timing("total_seconds", started.elapsed().as_secs_f64());
+    record.set("peak_memory_bytes", memory::peak());
     record.result("training", &outcome);
     record.write(folder.join("run.json"))?;
     finish(&outcome, folder, resolved.config.run.json, args.no_report)?;

@@ -1,6 +1,7 @@
 //! One reading of a scan file: every array looked at, every problem kept.
 
 use std::fs::File;
+use std::sync::Arc;
 
 use ndarray::{Array2, Array3, ArrayD, ArrayView3, Ix2};
 use num_complex::Complex32;
@@ -65,7 +66,9 @@ impl Reader {
         self.check_values(key, &census)?;
         let (roots, dose) = self.resolve_units(key, &census, options, &metadata);
         let amplitude = match values {
-            Stack::Held(values) if roots => Counts(values).into_amplitude().0.into(),
+            Stack::Held(values) if roots => {
+                Counts(Arc::unwrap_or_clone(values)).into_amplitude().0.into()
+            }
             Stack::Filed(filed) => Stack::Filed(filed.in_units(roots, census.mean_energy(roots))),
             amplitudes => amplitudes,
         };

@@ -23,7 +23,7 @@ const PART: usize = 1 << 20;
 /// [M, N, N] amplitudes.
 #[derive(Clone, Debug)]
 pub enum Stack {
-    Held(Array3<f32>),
+    Held(Arc<Array3<f32>>),
     Filed(Filed),
 }
 
@@ -54,7 +54,7 @@ pub struct Filed {
 
 impl From<Array3<f32>> for Stack {
     fn from(patterns: Array3<f32>) -> Stack {
-        Stack::Held(patterns)
+        Stack::Held(Arc::new(patterns))
     }
 }
 
@@ -81,7 +81,7 @@ impl Stack {
     /// The same, to be changed.
     pub fn held_mut(&mut self) -> &mut Array3<f32> {
         match self {
-            Stack::Held(patterns) => patterns,
+            Stack::Held(patterns) => Arc::make_mut(patterns),
             Stack::Filed(_) => panic!("the patterns are in a file: they are read by batches"),
         }
     }

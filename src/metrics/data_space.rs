@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::verdict::{Evidence, shot_noise};
 use crate::data::Stack;
 use crate::data::scan::Position;
-use crate::simulate::Forward;
+use crate::simulate::{Forward, forward};
+use crate::stitch::Banded;
 use crate::{Error, Result};
 
 /// A reconstruction beside the patterns that it must explain.
@@ -23,7 +24,7 @@ pub struct Explained<'a> {
     /// [P, N, N] modes in the gauge of the amplitudes: a² = Σ_p |F(P_p O)|².
     pub probe: ArrayView3<'a, Complex32>,
     /// [H, W] canvas.
-    pub object: ArrayView2<'a, Complex32>,
+    pub object: Canvas<'a>,
     /// Object pixel (row, column) of canvas pixel (0, 0).
     pub origin_yx: [f64; 2],
     /// [K] positions of the patterns that are compared, object pixels.
@@ -34,6 +35,47 @@ pub struct Explained<'a> {
     pub gains: Option<&'a [f64]>,
     /// [N, N] light that no object shapes, in the unit of a²; none: 0.
     pub background: Option<ArrayView2<'a, f32>>,
+}
+
+/// An object, in memory or in files.
+#[derive(Clone, Copy, Debug)]
+pub enum Canvas<'a> {
+    Held(ArrayView2<'a, Complex32>),
+    Banded(&'a Banded),
+}
+
+impl<'a> From<ArrayView2<'a, Complex32>> for Canvas<'a> {
+    fn from(object: ArrayView2<'a, Complex32>) -> Canvas<'a> {
+        Canvas::Held(object)
+    }
+}
+
+/// The same in double precision.
+enum Wide<'a> {
+    Held(Array2<Complex64>),
+    Banded(&'a Banded),
+}
+
+impl<'a> Wide<'a> {
+    fn of(canvas: Canvas<'a>) -> Wide<'a> {
+        match canvas {
+            Canvas::Held(object) => Wide::Held(object.mapv(widen)),
+            Canvas::Banded(bands) => Wide::Banded(bands),
+        }
+    }
+
+    /// [N, N] intensity at a position on the canvas.
+    fn intensity(&self, forward: &Forward, position: Position, side: usize) -> Result<Array2<f64>> {
+        match self {
+            Wide::Held(object) => Ok(forward.intensity(object.view(), position)),
+            Wide::Banded(bands) => {
+                let corner = forward::corner(position, side);
+                let window = bands.window(corner, (side + 1, side + 1))?.mapv(widen);
+                let patch = forward::extract_from(window.view(), corner, position, side);
+                Ok(forward.intensity_of(&patch))
+            }
+        }
+    }
 }
 
 /// Agreement in the space of the data; I is measured, Î expected from the reconstruction.
@@ -97,7 +139,7 @@ struct Totals {
 pub fn data_space(scene: &Explained) -> Result<DataSpace> {
     check(scene)?;
     let forward = Forward::new(scene.probe.mapv(widen));
-    let object = scene.object.mapv(widen);
+    let object = Wide::of(scene.object);
     let frames: Vec<Totals> = scene
         .indices
         .par_iter()
@@ -105,7 +147,7 @@ pub fn data_space(scene: &Explained) -> Result<DataSpace> {
         .enumerate()
         .map(|(k, (&index, &position))| {
             let gain = scene.gains.map_or(1.0, |gains| gains[k]);
-            frame(scene, &forward, object.view(), index, position, gain)
+            frame(scene, &forward, &object, index, position, gain)
         })
         .collect::<Result<_>>()?;
     // In the order of the frames: the same bits on any number of threads.
@@ -149,12 +191,12 @@ fn check(scene: &Explained) -> Result<()> {
 fn expected(
     scene: &Explained,
     forward: &Forward,
-    object: ArrayView2<Complex64>,
+    object: &Wide,
     position: Position,
-) -> Array2<f64> {
+) -> Result<Array2<f64>> {
     let on_canvas =
         Position { x: position.x - scene.origin_yx[1], y: position.y - scene.origin_yx[0] };
-    forward.intensity(object, on_canvas)
+    object.intensity(forward, on_canvas, scene.probe.dim().1)
 }
 
 /// A pattern as it was measured, and as the reconstruction has it.
@@ -183,21 +225,21 @@ pub fn typical_frames(scene: &Explained, figures: &DataSpace) -> Result<Vec<Show
     };
     chosen.dedup();
     let forward = Forward::new(scene.probe.mapv(widen));
-    let object = scene.object.mapv(widen);
-    let show = |k: usize| shown(scene, &forward, object.view(), k, figures.per_frame[k]);
+    let object = Wide::of(scene.object);
+    let show = |k: usize| shown(scene, &forward, &object, k, figures.per_frame[k]);
     chosen.into_iter().map(show).collect()
 }
 
 fn shown(
     scene: &Explained,
     forward: &Forward,
-    object: ArrayView2<Complex64>,
+    object: &Wide,
     k: usize,
     figures: FrameFigures,
 ) -> Result<Shown> {
     let (index, photons) = (scene.indices[k], scene.kappa.powi(2));
     let gain = scene.gains.map_or(1.0, |gains| gains[k]);
-    let mut predicted = expected(scene, forward, object, scene.positions[k]);
+    let mut predicted = expected(scene, forward, object, scene.positions[k])?;
     predicted.mapv_inplace(|i| gain * i);
     if let Some(background) = scene.background {
         predicted.zip_mut_with(&background, |i, b| *i += f64::from(*b));
@@ -215,12 +257,12 @@ fn shown(
 fn frame(
     scene: &Explained,
     forward: &Forward,
-    object: ArrayView2<Complex64>,
+    object: &Wide,
     index: usize,
     position: Position,
     gain: f64,
 ) -> Result<Totals> {
-    let expected = expected(scene, forward, object, position);
+    let expected = expected(scene, forward, object, position)?;
     let measured = scene.amplitude.pattern(index)?;
     let mut sums = Totals::default();
     for ((at, &a), &intensity) in measured.indexed_iter().zip(&expected) {

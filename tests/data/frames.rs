@@ -149,8 +149,13 @@ fn binned_frames_keep_their_counts_and_a_bad_pixel_spoils_its_square() {
     for ((y, x), &n) in original.index_axis(Axis(0), 1).indexed_iter() {
         want[[y / 2, x / 2]] += if (y, x) == (5, 9) { 0.0 } else { f64::from(n) };
     }
-    for ((got, want), &lit) in
-        binned.amplitude.held().index_axis(Axis(0), 1).iter().zip(&want).zip(binned.mask.as_ref().unwrap())
+    for ((got, want), &lit) in binned
+        .amplitude
+        .held()
+        .index_axis(Axis(0), 1)
+        .iter()
+        .zip(&want)
+        .zip(binned.mask.as_ref().unwrap())
     {
         assert!((f64::from(*got).powi(2) - want).abs() <= 1e-6 * want + 1e-9 || lit == 0.0);
     }

@@ -233,7 +233,10 @@ fn whole_numbers_are_counts_and_their_roots_are_amplitudes_of_counts() {
     assert_eq!(scan.amplitude.held(), same.amplitude.held());
     let forced = LoadOptions { input_domain: InputDomain::Amplitude, ..options() };
     let scan = loaded(&counts, &forced);
-    assert_eq!((scan.dose.origin, scan.amplitude.held()[[0, 8, 8]]), (DoseOrigin::WholeSquares, 28.0));
+    assert_eq!(
+        (scan.dose.origin, scan.amplitude.held()[[0, 8, 8]]),
+        (DoseOrigin::WholeSquares, 28.0)
+    );
 }
 
 #[test]
@@ -318,7 +321,10 @@ fn a_subset_keeps_what_belongs_together() {
     let scan = loaded(&Draft::sound(25, 16), &options());
     let subset = scan.subset(&[7, 3]);
     assert_eq!(subset.len(), 2);
-    assert_eq!(subset.amplitude.held().index_axis(Axis(0), 0), scan.amplitude.held().index_axis(Axis(0), 7));
+    assert_eq!(
+        subset.amplitude.held().index_axis(Axis(0), 0),
+        scan.amplitude.held().index_axis(Axis(0), 7)
+    );
     assert_eq!(subset.positions, [scan.positions[7], scan.positions[3]]);
     assert_eq!((subset.dose, subset.source), (scan.dose, scan.source));
 }
