@@ -88,7 +88,11 @@ fn all(scan: &Scan) -> Array3<f32> {
 fn assert_same(what: &str, [held, filed]: &[Scan; 2]) {
     assert!(all(filed) == *held.amplitude.held(), "{what}");
     let mut walked = Vec::new();
-    filed.amplitude.walk(|part| Ok(walked.extend(part.iter().copied()))).unwrap();
+    let walk = filed.amplitude.walk(|part| {
+        walked.extend(part.iter().copied());
+        Ok(())
+    });
+    walk.unwrap();
     assert!(walked.iter().eq(held.amplitude.held()), "{what}");
     assert_eq!(filed.mean_energy().to_bits(), held.mean_energy().to_bits(), "{what}");
     assert_eq!((filed.dose, &filed.mask), (held.dose, &held.mask), "{what}");
@@ -269,7 +273,7 @@ fn a_training_from_disk_has_the_weights_of_one_from_memory() {
     let folder = tempdir().unwrap();
     let [one, two] = ["one.npz", "two.npz"].map(|name| folder.path().join(name));
     write(&one, 17, 64, 20.0, Packing::Plain);
-    write(&two, 9, 64, 20.0, Packing::Packed);
+    write(&two, 20, 64, 20.0, Packing::Packed);
     let [held, filed] = both(&one, LoadOptions::default());
     let [other, other_filed] = both(&two, LoadOptions::default());
     let run =
@@ -457,4 +461,49 @@ fn a_stack_in_memory_is_cloned_without_a_copy() {
     let stack = Stack::from(Array3::zeros((2, 4, 4)));
     let copy = stack.clone();
     assert!(std::ptr::eq(stack.held(), copy.held()));
+}
+
+#[test]
+fn a_plan_says_where_the_patterns_would_be() {
+    let plan = |limit: &str, more: &[&str]| {
+        let small = ["plan", "--n-filters-scale=1", "--batch-size=1", "--frames=39100"];
+        let output = program().args(small).arg(limit).args(more).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code(), text.concat())
+    };
+    let (code, text) = plan("--memory-limit=64MB", &[]);
+    assert!(code == Some(0) && text.contains("the patterns are on disk"), "{text}");
+    let (_, text) = plan("--memory-limit=64GB", &["--json"]);
+    let line: Value = serde_json::from_str(&text).unwrap();
+    let machine = &line["machine"];
+    assert_eq!(machine["patterns"], "in memory");
+    // Twice in memory for a moment, and once in the buffers; the others are two of a batch.
+    let patterns = 3 * 39_100 * 64 * 64 * 4;
+    let [held, filed] =
+        ["in_memory_bytes", "from_disk_bytes"].map(|n| machine[n].as_u64().unwrap());
+    assert!((held - filed).abs_diff(patterns) < 1_000_000, "{machine}");
+    let (code, text) = plan("--memory-limit=30MB", &[]);
+    assert!(code == Some(1) && text.contains("30 MB are allowed"), "{text}");
+}
+
+#[test]
+fn the_benchmark_of_scale_reads_from_disk_and_keeps_to_its_limit() {
+    let folder = tempdir().unwrap();
+    let mut command = program();
+    command.args(["bench", "scale", "--patterns=1e2,3e3", "--steps=1", "--batch=2", "--json"]);
+    command.args(["--device=cpu", "--memory-limit=250MB", "--scratch-dir"]).arg(folder.path());
+    let output = command.output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{error}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    for (line, (patterns, in_memory)) in lines.iter().zip([(100, true), (3000, false)]) {
+        assert!(line["patterns"] == patterns && line["in_memory"] == in_memory, "{line}");
+        for rate in ["load_per_s", "train_per_s", "infer_per_s", "stitch_per_s"] {
+            assert!(line[rate].as_f64().unwrap() > 0.0, "{line}");
+        }
+        assert!(line["peak_mb"].as_f64().unwrap() < 250.0, "{line}");
+    }
+    assert_eq!(names(folder.path()), [""; 0], "the scans go again");
 }

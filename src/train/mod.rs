@@ -6,7 +6,7 @@
 
 pub mod batch;
 pub mod collapse;
-mod plan;
+pub mod plan;
 pub mod pool;
 pub mod precision;
 mod resume;

@@ -6,10 +6,15 @@ use crate::config::{Loss, TrainConfig};
 use crate::graph::{Precision, Role};
 use crate::memory::{self, Budget};
 use crate::models::plans::{self, Sizes, Training};
+use crate::plan::Plan;
 use crate::{Error, Result};
 
 /// Copies of the parameters and of what Adam remembers of them while a checkpoint is written.
 const CHECKPOINT: u64 = 2;
+
+/// Patterns that the buffers hold too are there twice more for a moment: as they were loaded, and on
+/// their way to the buffers.
+pub const WHOLE: u64 = 2;
 
 /// Bytes that a run remembers of a pattern beside its pixels: positions, groups, their order.
 const PER_PATTERN: u64 = 200;
@@ -34,20 +39,11 @@ pub fn plan(
     let step = build(&sizes);
     let budget = device.budget(config.run.device_memory_limit)?;
     let fits = |step: &Training, copies: u64, remedy: &str| {
-        let learned = [Role::Param, Role::Moment1, Role::Moment2, Role::State];
-        let learned: usize = learned.iter().map(|&role| step.plan.elements(role)).sum();
         let buffers = if matches!(device, Chosen::Cpu) { step.plan.bytes() as u64 } else { 0 };
-        let needs = [
-            ("the program", memory::BASE),
-            ("patterns", copies * held),
-            ("their positions", PER_PATTERN * patterns),
-            ("buffers", buffers),
-            ("checkpoints", CHECKPOINT * 4 * learned as u64),
-        ];
-        memory.check(&needs, remedy)
+        memory.check(&needs(&step.plan, buffers, patterns, copies * held), remedy)
     };
     let roomy = !filed && budget.is_none_or(|budget| budget >= step.plan.bytes());
-    if roomy && fits(&step, 2, "").is_ok() {
+    if roomy && fits(&step, WHOLE, "").is_ok() {
         return Ok((step, false));
     }
     sizes.frames = 2 * config.run.batch_size * config.model.channels();
@@ -68,6 +64,20 @@ pub fn plan(
     )?;
     log::info!("{all:.0} MB do not fit: patterns are streamed, which takes {few:.0} MB");
     Ok((streaming, true))
+}
+
+/// Bytes of the machine that a training takes: with `buffers` of the plan in its memory (none where a GPU
+/// computes), so many `patterns`, and `held` bytes of them.
+pub fn needs(plan: &Plan, buffers: u64, patterns: u64, held: u64) -> [(&'static str, u64); 5] {
+    let learned = [Role::Param, Role::Moment1, Role::Moment2, Role::State];
+    let learned: usize = learned.iter().map(|&role| plan.elements(role)).sum();
+    [
+        ("the program", memory::BASE),
+        ("patterns", held),
+        ("their positions", PER_PATTERN * patterns),
+        ("buffers", buffers),
+        ("checkpoints", CHECKPOINT * 4 * learned as u64),
+    ]
 }
 
 /// What the plan has to hold.
