@@ -10,13 +10,14 @@ use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::{ModelConfig, PatchWeighting};
 use crate::data::grouping::Groups;
 use crate::data::scan::{Position, Scan};
+use crate::data::{Ahead, Stacks};
 use crate::graph::{Precision, Stage};
 use crate::models::physics::{checkerboard, probe_intensity};
 use crate::models::plans::{self, Inference};
 use crate::reconstruct::modes;
 use crate::reconstruction::Exposure;
 pub use crate::reconstruction::Reconstruction;
-use crate::stitch::{self, Canvas, Orientation, Stitched, Stitcher};
+use crate::stitch::{self, BandStitcher, Banded, Canvas, Orientation, Stitched, Stitcher};
 use crate::train::state::{self, Learned, LearnedScan};
 use crate::{Error, Result};
 
@@ -90,6 +91,10 @@ impl Network {
         Network { precision, ..self }
     }
 
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// What the network was trained as.
     pub fn model(&self) -> &ModelConfig {
         &self.learned.model
@@ -107,6 +112,87 @@ impl Network {
         options: &Options,
         witness: Option<Witness>,
     ) -> Result<Reconstruction> {
+        let prepared = self.prepare(scan, options)?;
+        prepared.canvas.check_size()?;
+        let place = witness.is_none().then_some(&prepared.canvas);
+        let mut loaded = self.load(place, &prepared, &options.orientation)?;
+        let mut job = prepared.job(scan);
+        let stitched = match loaded.plan.stitched {
+            Some(buffers) => loaded.stitch_on_device(&mut job, &prepared.weighting, buffers)?,
+            None => loaded.stitch_on_host(
+                &mut job,
+                &prepared.weighting,
+                &options.orientation,
+                witness,
+            )?,
+        };
+        Ok(self.reconstruction(prepared, stitched))
+    }
+
+    /// Reconstructs `scan` on a canvas of any size: `bytes` of it are in memory at once, and the rest in
+    /// files in `folder`. The object has the bits of [`Network::reconstruct`] on the CPU. What comes with
+    /// the canvas has an empty object.
+    ///
+    /// # Errors
+    /// As of [`Network::reconstruct`] but for the memory, and the disk is full.
+    pub fn reconstruct_in_bands(
+        &self,
+        scan: &Scan,
+        options: &Options,
+        bytes: u64,
+        folder: &Path,
+    ) -> Result<(Banded, Reconstruction)> {
+        let prepared = self.prepare(scan, options)?;
+        let Prepared { canvas, weighting, groups, .. } = &prepared;
+        let mut loaded = self.load(None, &prepared, &options.orientation)?;
+        let mut stitcher =
+            BandStitcher::new(canvas, weighting, groups.members.len(), bytes, folder)?;
+        let mut job = prepared.job(scan);
+        loaded.each_batch(&mut job, &options.orientation, |_, patches, centres| {
+            stitcher.add(patches, centres)
+        })?;
+        let banded = stitcher.finish()?;
+        let nothing = Stitched {
+            object: Array2::zeros((0, 0)),
+            weights: Array2::zeros((0, 0)),
+            consistency: Array2::zeros((0, 0)),
+        };
+        Ok((banded, self.reconstruction(prepared, nothing)))
+    }
+
+    /// The canvas of a scan, of any size. Errors: as of [`Network::reconstruct`].
+    pub fn canvas(&self, scan: &Scan, options: &Options) -> Result<Canvas> {
+        self.check(scan)?;
+        let used = options.n_images.unwrap_or(scan.len()).min(scan.len());
+        let positions = options.orientation.apply_positions(&scan.positions[..used])?;
+        Canvas::of_any_size(&positions, options.crop.unwrap_or(scan.side() / 2))
+    }
+
+    /// Bytes of the buffers that compute a batch, and of the weights that were read.
+    pub fn bytes(&self) -> [u64; 2] {
+        let plan = plans::inference_in(self.precision, &self.model, self.batch, None).plan;
+        let buffers = if matches!(self.device, Chosen::Cpu) { plan.bytes() as u64 } else { 0 };
+        let tensors = self.checkpoint.tensors.values();
+        [buffers, tensors.map(|tensor| 4 * tensor.data.len() as u64).sum()]
+    }
+
+    fn reconstruction(&self, prepared: Prepared, stitched: Stitched) -> Reconstruction {
+        let Prepared { canvas, probe, indices, positions, gauge, input_scale, .. } = prepared;
+        Reconstruction {
+            stitched,
+            canvas,
+            probe,
+            probe_trained: self.probe.is_some(),
+            indices,
+            positions,
+            gauge,
+            input_scale: Some(input_scale),
+            exposure: Exposure::default(),
+        }
+    }
+
+    /// All that is known before the first batch.
+    fn prepare(&self, scan: &Scan, options: &Options) -> Result<Prepared> {
         self.check(scan)?;
         let used = options.n_images.unwrap_or(scan.len()).min(scan.len());
         let indices: Vec<usize> = (0..used).collect();
@@ -126,7 +212,7 @@ impl Network {
             PatchWeighting::Probe => stitch::Weights::Map(lit()),
             PatchWeighting::Tapered => stitch::Weights::Map(lit() * taper(crop)),
         };
-        let canvas = Canvas::around(&positions, crop)?;
+        let canvas = Canvas::of_any_size(&positions, crop)?;
         let weighting = stitch::Options { crop, weights };
         let input_scale = if options.recompute_normalisation {
             scan.input_scale()
@@ -135,25 +221,7 @@ impl Network {
         };
         let groups =
             Groups::covering(&positions, self.model.gridsize, self.learned.neighbor_count)?;
-        let place = witness.is_none().then_some(&canvas);
-        let mut loaded = self.load(place, crop, &options.orientation, input_scale)?;
-        let job = Job { scan, groups: &groups, positions: &positions, canvas: &canvas, gauge };
-        let stitched = match loaded.plan.stitched {
-            Some(buffers) => loaded.stitch_on_device(&job, &weighting, buffers)?,
-            None => loaded.stitch_on_host(&job, &weighting, &options.orientation, witness)?,
-        };
-        let probe_trained = self.probe.is_some();
-        Ok(Reconstruction {
-            stitched,
-            canvas,
-            probe,
-            probe_trained,
-            indices,
-            positions,
-            gauge,
-            input_scale: Some(input_scale),
-            exposure: Exposure::default(),
-        })
+        Ok(Prepared { canvas, weighting, probe, groups, indices, positions, gauge, input_scale })
     }
 
     fn check(&self, scan: &Scan) -> Result<()> {
@@ -179,10 +247,10 @@ impl Network {
     fn load(
         &self,
         canvas: Option<&Canvas>,
-        crop: usize,
+        prepared: &Prepared,
         orientation: &Orientation,
-        input_scale: f64,
     ) -> Result<Loaded> {
+        let (crop, input_scale) = (prepared.weighting.crop, prepared.input_scale);
         let build = |canvas| plans::inference_in(self.precision, &self.model, self.batch, canvas);
         let on_device = canvas.filter(|_| matches!(self.device, Chosen::Cuda(_))).map(|canvas| {
             let size = [canvas.height, canvas.width];
@@ -234,33 +302,74 @@ impl Network {
     }
 }
 
+/// What is known of a reconstruction before the first batch.
+struct Prepared {
+    canvas: Canvas,
+    weighting: stitch::Options,
+    probe: Array3<Complex32>,
+    groups: Groups,
+    indices: Vec<usize>,
+    positions: Vec<Position>,
+    /// Object in the file's gauge = this times what the network gives.
+    gauge: f64,
+    input_scale: f64,
+}
+
+impl Prepared {
+    fn job(&self, scan: &Scan) -> Job<'_> {
+        let Prepared { groups, positions, canvas, gauge, .. } = self;
+        let patterns = Ahead::new(Stacks::new(vec![scan.amplitude.clone()]));
+        Job { patterns, side: scan.side(), groups, positions, canvas, gauge: *gauge }
+    }
+}
+
 /// What is reconstructed, and where it goes.
 struct Job<'a> {
-    scan: &'a Scan,
+    patterns: Ahead,
+    side: usize,
     groups: &'a Groups,
     positions: &'a [Position],
     canvas: &'a Canvas,
-    /// Object in the file's gauge = this times what the network gives.
     gauge: f64,
 }
 
-impl Loaded {
-    /// Writes the patterns of some members and runs the network over them.
-    fn run(&mut self, scan: &Scan, members: &[usize]) -> Result<()> {
-        let len = self.backend.plan().slots[self.plan.amplitude.0].len();
-        let mut amplitude = Vec::with_capacity(len);
-        for &m in members {
-            amplitude.extend(scan.amplitude.slice(s![m, .., ..]).iter());
-        }
-        // Dark padding; its patches are not looked at.
+impl Job<'_> {
+    /// The patterns `members`, dark ones behind them up to `len` numbers. Those of `next` are begun to be
+    /// read.
+    fn amplitude(
+        &mut self,
+        members: &[usize],
+        next: Option<&[usize]>,
+        len: usize,
+    ) -> Result<Vec<f32>> {
+        let mut amplitude = self.patterns.take(members, next)?.to_vec();
+        // The patches of the padding are not looked at.
         amplitude.resize(len, 0.0);
+        Ok(amplitude)
+    }
+}
+
+impl Loaded {
+    /// The members of each batch, with those of the next.
+    fn batches<'a>(
+        &self,
+        groups: &'a Groups,
+    ) -> impl Iterator<Item = (&'a [usize], Option<&'a [usize]>)> + use<'a> {
+        let next = groups.members.chunks(self.patterns).skip(1).map(Some).chain([None]);
+        groups.members.chunks(self.patterns).zip(next)
+    }
+
+    /// Writes the patterns of some members and runs the network over them.
+    fn run(&mut self, job: &mut Job, members: &[usize], next: Option<&[usize]>) -> Result<()> {
+        let len = self.backend.plan().slots[self.plan.amplitude.0].len();
+        let amplitude = job.amplitude(members, next, len)?;
         self.backend.write(self.plan.amplitude, &amplitude)?;
         self.backend.run(Stage::Forward)
     }
 
     fn stitch_on_device(
         &mut self,
-        job: &Job,
+        job: &mut Job,
         weighting: &stitch::Options,
         buffers: plans::Stitched,
     ) -> Result<Stitched> {
@@ -270,12 +379,12 @@ impl Loaded {
         let cells = self.backend.plan().range(buffers.canvas).len();
         self.backend.write(buffers.canvas, &vec![0.0; cells])?;
         let places = stitch::places(job.canvas, crop, job.positions)?;
-        for members in job.groups.members.chunks(self.patterns) {
+        for (members, next) in self.batches(job.groups) {
             let mut batch: Vec<f32> = members.iter().flat_map(|&m| places[m]).collect();
             // A negative row is no patch.
             batch.resize(4 * self.patterns, -1.0);
             self.backend.write(buffers.places, &batch)?;
-            self.run(job.scan, members)?;
+            self.run(job, members, next)?;
         }
         let cells = self.backend.read(buffers.canvas)?;
         Stitched::of_cells(&cells, job.canvas, &weights, job.gauge as f32)
@@ -283,23 +392,37 @@ impl Loaded {
 
     fn stitch_on_host(
         &mut self,
-        job: &Job,
+        job: &mut Job,
         weighting: &stitch::Options,
         orientation: &Orientation,
         mut witness: Option<Witness>,
     ) -> Result<Stitched> {
         let mut stitcher = Stitcher::new(job.canvas, weighting)?;
-        for members in job.groups.members.chunks(self.patterns) {
-            self.run(job.scan, members)?;
-            let patches = self.patches(members.len(), job.scan.side(), job.gauge as f32)?;
-            let centres: Vec<Position> = members.iter().map(|&m| job.positions[m]).collect();
-            let patches = orientation.apply_patches(patches.view());
-            stitcher.add(patches, &centres)?;
+        self.each_batch(job, orientation, |members, patches, centres| {
+            stitcher.add(patches, centres)?;
             if let Some(witness) = &mut witness {
                 witness(members, patches);
             }
-        }
+            Ok(())
+        })?;
         stitcher.finish()
+    }
+
+    /// Shows the patches of every batch to `see`: whose they are, [count, N, N] in the file's gauge, and
+    /// their centres.
+    fn each_batch(
+        &mut self,
+        job: &mut Job,
+        orientation: &Orientation,
+        mut see: impl FnMut(&[usize], ArrayView3<Complex32>, &[Position]) -> Result<()>,
+    ) -> Result<()> {
+        for (members, next) in self.batches(job.groups) {
+            self.run(job, members, next)?;
+            let patches = self.patches(members.len(), job.side, job.gauge as f32)?;
+            let centres: Vec<Position> = members.iter().map(|&m| job.positions[m]).collect();
+            see(members, orientation.apply_patches(patches.view()), &centres)?;
+        }
+        Ok(())
     }
 
     /// The first patches of the last batch, [count, N, N], in the file's gauge.

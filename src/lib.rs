@@ -62,6 +62,7 @@
 //! | [`ops`] | one file for each operation: formula, adjoint, CPU code, kernel launch |
 //! | [`launch`] | a kernel launch as plain data |
 //! | [`backend`] | what runs a plan: the CPU, in f32, or in f64 for tests; CUDA |
+//! | [`memory`] | how much of it a run may take |
 //! | [`random`] | numbers that depend on seed, purpose, epoch and index alone |
 //!
 //! | what is computed with it | |
@@ -72,6 +73,7 @@
 //! | [`reconstruct`] | the object, probe and positions solved for directly, or refined |
 //! | [`orientation`] | which way round the frames lie relative to the positions |
 //! | [`reconstruction`] | what comes out of all of them, and its file |
+//! | [`large`] | the same where the object does not fit in memory |
 //! | [`save`] | the same in the files of other programs |
 //! | [`metrics`] | a reconstruction against the truth and against the data |
 //! | [`simulate`] | scans with known object and probe |
@@ -93,8 +95,10 @@ pub mod error;
 pub mod exchange;
 pub mod graph;
 pub mod infer;
+pub mod large;
 pub mod launch;
 pub mod measure;
+pub mod memory;
 pub mod metrics;
 pub mod models;
 pub mod ops;

@@ -12,7 +12,10 @@ use crate::stitch::{Canvas, Stitched};
 use crate::{Error, Result};
 
 /// Illumination, relative to that of the middle of the scan, below which the object is noise.
-const RIM: f32 = 0.02;
+pub(crate) const RIM: f32 = 0.02;
+
+/// Share of the typical weight above which an object is trusted.
+pub(crate) const TRUSTED: f32 = 0.5;
 
 /// An object, and all that is needed to judge it.
 #[derive(Clone, Debug)]
@@ -88,11 +91,11 @@ impl Reconstruction {
     /// What the data say about it.
     pub fn explained<'a>(&'a self, scan: &'a Scan) -> Explained<'a> {
         Explained {
-            amplitude: scan.amplitude.view(),
+            amplitude: &scan.amplitude,
             kappa: scan.dose.kappa,
             mask: scan.mask.as_ref().map(|mask| mask.view()),
             probe: self.probe.view(),
-            object: self.stitched.object.view(),
+            object: self.stitched.object.view().into(),
             origin_yx: self.canvas.origin_yx.map(|o| o as f64),
             positions: &self.positions,
             indices: &self.indices,
@@ -115,6 +118,23 @@ impl Reconstruction {
         more: impl FnOnce(&mut NpzWriter) -> Result<()>,
     ) -> Result<()> {
         let Stitched { object, weights, consistency } = &self.stitched;
+        let mut file = NpzWriter::create(path)?;
+        file.c64("object", object)?;
+        file.f32("weights", weights)?;
+        file.f32("consistency", consistency)?;
+        file.f32("amplitude", &object.mapv(|z| z.norm()))?;
+        file.f32("phase", &object.mapv(|z| z.arg()))?;
+        self.write_rest(file, scan, metadata, more)
+    }
+
+    /// Writes what is no array of the canvas, and ends the file.
+    pub(crate) fn write_rest(
+        &self,
+        mut file: NpzWriter,
+        scan: &Scan,
+        metadata: &serde_json::Value,
+        more: impl FnOnce(&mut NpzWriter) -> Result<()>,
+    ) -> Result<()> {
         let xy = |p: &[Position]| {
             let flat = p.iter().flat_map(|p| [p.x, p.y]).collect();
             Array2::from_shape_vec((p.len(), 2), flat).expect("two coordinates each")
@@ -128,12 +148,6 @@ impl Reconstruction {
         let nominal: Vec<Position> = self.indices.iter().map(|&i| nominal[i]).collect();
         let indices: Vec<i64> = self.indices.iter().map(|&i| i as i64).collect();
         let origin = self.canvas.origin_yx.map(|o| o as f64);
-        let mut file = NpzWriter::create(path)?;
-        file.c64("object", object)?;
-        file.f32("weights", weights)?;
-        file.f32("consistency", consistency)?;
-        file.f32("amplitude", &object.mapv(|z| z.norm()))?;
-        file.f32("phase", &object.mapv(|z| z.arg()))?;
         file.f64("origin_yx", &ndarray::arr1(&origin))?;
         file.c64("probe", &self.probe)?;
         file.f64("positions", &xy(&self.positions))?;
@@ -163,7 +177,7 @@ pub fn trusted(weights: &Array2<f32>) -> Array2<bool> {
     let lit = lit(weights);
     let bright = weights.iter().zip(&lit).filter(|(_, lit)| **lit).map(|(w, _)| *w);
     let median = quantile(bright, 0.5);
-    weights.mapv(|w| w > 0.5 * median)
+    weights.mapv(|w| w > TRUSTED * median)
 }
 
 /// The number below which a `share` of the positive ones lies; 0 for none.
@@ -255,11 +269,11 @@ impl Saved {
     /// What the data say about it.
     pub fn explained<'a>(&'a self, scan: &'a Scan) -> Explained<'a> {
         Explained {
-            amplitude: scan.amplitude.view(),
+            amplitude: &scan.amplitude,
             kappa: scan.dose.kappa,
             mask: scan.mask.as_ref().map(|mask| mask.view()),
             probe: self.probe.view(),
-            object: self.object.view(),
+            object: self.object.view().into(),
             origin_yx: self.origin_yx,
             positions: &self.positions,
             indices: &self.indices,

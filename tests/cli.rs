@@ -121,7 +121,7 @@ impl Arrays {
     fn read(path: &Path) -> Arrays {
         let scan = load(path, &LoadOptions::default()).unwrap();
         Arrays {
-            patterns: scan.amplitude.clone(),
+            patterns: scan.amplitude.held().clone(),
             probe: scan.probe.index_axis(Axis(0), 0).to_owned(),
             x: scan.positions.iter().map(|p| p.x).collect(),
             y: scan.positions.iter().map(|p| p.y).collect(),

@@ -90,8 +90,10 @@ fn read(name: &str) -> Option<(Scan, &'static Scan)> {
 /// Amplitudes of the original without its mask: most layouts have none.
 fn unmasked(scan: &Scan, got: &Scan) {
     let lit = scan.mask.as_ref().unwrap();
-    assert_eq!(got.amplitude.dim(), scan.amplitude.dim());
-    for (got, want) in got.amplitude.axis_iter(Axis(0)).zip(scan.amplitude.axis_iter(Axis(0))) {
+    assert_eq!(got.amplitude.held().dim(), scan.amplitude.held().dim());
+    for (got, want) in
+        got.amplitude.held().axis_iter(Axis(0)).zip(scan.amplitude.held().axis_iter(Axis(0)))
+    {
         for ((at, &got), &want) in got.indexed_iter().zip(&want) {
             assert!(lit[at] == 0.0 || got == want, "{at:?}: {got} is not {want}");
         }
@@ -134,7 +136,7 @@ fn the_master_file_of_an_eiger_is_read_with_positions_of_their_own_and_cut_to_a_
         ..Reading::default()
     };
     let (got, want) = read_with("eiger/scan_master.h5", reading).unwrap();
-    assert_eq!((&got.amplitude, &got.mask), (&want.amplitude, &want.mask));
+    assert_eq!((&got.amplitude.held(), &got.mask), (&want.amplitude.held(), &want.mask));
     assert_eq!(got.dose, want.dose);
     // The pixel of the object is that of the cut, not that of the wide frame.
     placed(&got.positions, &want.positions, true);
@@ -160,7 +162,7 @@ fn the_pair_of_fold_slice_is_read_from_either_file_with_the_pixel_that_is_given(
 #[test]
 fn a_folder_is_one_scan_in_parts_and_other_scans_are_refused() {
     let Some((got, want)) = read("parts") else { return };
-    assert_eq!((&got.amplitude, &got.probe), (&want.amplitude, &want.probe));
+    assert_eq!((&got.amplitude.held(), &got.probe), (&want.amplitude.held(), &want.probe));
     assert_eq!((&got.positions, &got.mask), (&want.positions, &want.mask));
     assert_eq!(got.object, want.object);
     let path = files().unwrap().folder.path().join("others");
@@ -205,9 +207,9 @@ fn either_file_of_a_pair_is_the_scan() {
     for name in ["pair_para.hdf5", "pair_dp.hdf5"] {
         let Some((got, want)) = read(name) else { return };
         placed(&got.positions, &want.positions, false);
-        let half = want.amplitude.mapv(|a| (0.5 * (a * a).round()).sqrt());
+        let half = want.amplitude.held().mapv(|a| (0.5 * (a * a).round()).sqrt());
         let lit = want.mask.as_ref().unwrap();
-        for ((m, y, x), &a) in got.amplitude.indexed_iter() {
+        for ((m, y, x), &a) in got.amplitude.held().indexed_iter() {
             assert!(lit[[y, x]] == 0.0 || (a - half[[m, y, x]]).abs() < 1e-6);
         }
         assert_eq!(got.probe, want.probe);
@@ -218,8 +220,8 @@ fn either_file_of_a_pair_is_the_scan() {
 fn raw_data_have_amplitudes_pixels_and_metadata_of_their_own() {
     let Some((got, want)) = read("raw.h5") else { return };
     let lit = want.mask.as_ref().unwrap();
-    for ((m, y, x), &a) in got.amplitude.indexed_iter() {
-        assert!(lit[[y, x]] == 0.0 || (50.0 * a - want.amplitude[[m, y, x]]).abs() < 1e-4);
+    for ((m, y, x), &a) in got.amplitude.held().indexed_iter() {
+        assert!(lit[[y, x]] == 0.0 || (50.0 * a - want.amplitude.held()[[m, y, x]]).abs() < 1e-4);
     }
     assert!((got.mean_photons() / 12345.0 - 1.0).abs() < 1e-6, "{}", got.mean_photons());
     assert_eq!(got.positions, want.positions);
@@ -262,7 +264,7 @@ fn all_files_of_a_scan_make_its_hash() {
 #[test]
 fn cxi_has_joules_a_mask_of_bits_and_translations_of_the_sample() {
     let Some((got, want)) = read("scan.cxi") else { return };
-    assert_eq!(got.amplitude, want.amplitude);
+    assert_eq!(got.amplitude.held(), want.amplitude.held());
     assert_eq!((&got.mask, &got.probe), (&want.mask, &want.probe));
     placed(&got.positions, &want.positions, true);
 }
@@ -280,7 +282,7 @@ fn chunks_of_ptypy_are_joined() {
     let Some(files) = files() else { return };
     let options = LoadOptions { without_probe: true, ..LoadOptions::default() };
     let got = load(&files.folder.path().join("scan.ptyd"), &options).unwrap();
-    assert_eq!(got.amplitude, files.scan.amplitude);
+    assert_eq!(got.amplitude.held(), files.scan.amplitude.held());
     assert_eq!(got.mask, files.scan.mask);
     placed(&got.positions, &files.scan.positions, true);
 }

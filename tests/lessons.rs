@@ -86,7 +86,7 @@ fn every_epoch_has_objects_of_its_own_and_the_same_in_every_run() {
     let like = simulated().to_scan();
     let synthetic = |seed| Synthetic::new(like.clone(), 30, seed);
     let patterns = |scans: Vec<Scan>| -> Vec<Array3<f32>> {
-        scans.into_iter().map(|scan| scan.amplitude).collect()
+        scans.into_iter().map(|scan| scan.amplitude.held().clone()).collect()
     };
     let epoch = |seed, epoch| patterns(synthetic(seed).epoch(epoch).unwrap());
     // 12 positions each, and the rest.
@@ -116,7 +116,7 @@ fn synthetic_patterns_are_those_of_their_labels_at_the_dose_of_the_scan() {
         let probe = scan.probe.mapv(|z| Complex64::new(z.re.into(), z.im.into()));
         let forward = Forward::new(probe);
         let labels = scan.labels.as_ref().expect("true patches");
-        for (patch, amplitude) in labels.outer_iter().zip(scan.amplitude.outer_iter()) {
+        for (patch, amplitude) in labels.outer_iter().zip(scan.amplitude.held().outer_iter()) {
             assert_eq!(amplitude[[30, 31]], 0.0, "a masked pixel is dark");
             assert!(residual(&forward, patch, amplitude) < 1e-3);
         }

@@ -109,11 +109,11 @@ fn explain(
     let (amplitude, probe) = (amplitudes(scan()), scan().probe.map(narrow));
     let indices: Vec<usize> = (0..amplitude.dim().0).collect();
     data_space(&Explained {
-        amplitude: amplitude.view(),
+        amplitude: &amplitude.clone().into(),
         kappa: 1.0,
         mask: mask.map(|m| m.view()),
         probe: probe.view(),
-        object,
+        object: object.into(),
         origin_yx,
         positions: &scan().positions,
         indices: &indices,
@@ -295,11 +295,11 @@ fn masked_pixels_do_not_count() {
     let probe = scan().probe.map(narrow);
     let object = truth();
     let refused = data_space(&Explained {
-        amplitude: amplitude.view(),
+        amplitude: &amplitude.clone().into(),
         kappa: 1.0,
         mask: Some(nothing.view()),
         probe: probe.view(),
-        object: object.view(),
+        object: object.view().into(),
         origin_yx: [0.0; 2],
         positions: &[Position { x: 40.0, y: 40.0 }],
         indices: &[0],

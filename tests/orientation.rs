@@ -68,7 +68,7 @@ impl Sample {
             frame.zip_mut_with(&expected, |a, &mean| *a = (noise.poisson(mean) as f32).sqrt());
         }
         Scan {
-            amplitude,
+            amplitude: amplitude.into(),
             dose: Dose { kappa: 1.0, origin: DoseOrigin::WholeSquares },
             probe: probe.mapv(|z| Complex32::new(z.re as f32, z.im as f32)),
             positions,
@@ -90,7 +90,7 @@ fn usual() -> &'static Scan {
 /// The scan with its frames stored the wrong way round, mask included.
 fn with_frames(scan: &Scan, turn: Turn) -> Scan {
     let mut wrong = scan.clone();
-    for mut frame in wrong.amplitude.axis_iter_mut(Axis(0)) {
+    for mut frame in wrong.amplitude.held_mut().axis_iter_mut(Axis(0)) {
         let turned = turn.frame(frame.view());
         frame.assign(&turned);
     }
@@ -213,7 +213,7 @@ fn threads_change_no_digit_and_masked_pixels_turn_with_the_frames() {
     let mut scan = usual().clone();
     let mask =
         Array2::from_shape_fn((SIDE, SIDE), |(y, x)| if x < 14 && y > 17 { 0.0 } else { 1.0 });
-    scan.amplitude.outer_iter_mut().for_each(|mut frame| frame *= &mask);
+    scan.amplitude.held_mut().outer_iter_mut().for_each(|mut frame| frame *= &mask);
     scan.mask = Some(mask);
     let wrong = turn(true, false, true);
     let scan = with_frames(&scan, wrong);

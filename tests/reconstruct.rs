@@ -226,7 +226,7 @@ fn masked_pixels_are_free() {
     let mut mask = Array2::ones((32, 32));
     mask.slice_mut(ndarray::s![10..14, ..]).fill(0.0);
     scan.mask = Some(mask);
-    scan.amplitude.slice_mut(ndarray::s![.., 10..14, ..]).fill(0.0);
+    scan.amplitude.held_mut().slice_mut(ndarray::s![.., 10..14, ..]).fill(0.0);
     let solved = solve(&scan, &options(40));
     assert!(truth(&solved, &scan).relative_l2 < 0.05, "{}", truth(&solved, &scan));
 }
@@ -280,7 +280,7 @@ fn brightness_and_background_are_told_from_the_object() {
     let mut scan = usual().scan.clone();
     let gain = |k: usize| 1.0 + 0.3 * (k as f64 * 2.4).sin();
     let light = 0.02 * scan.mean_energy() / 1024.0;
-    for (k, mut pattern) in scan.amplitude.outer_iter_mut().enumerate() {
+    for (k, mut pattern) in scan.amplitude.held_mut().outer_iter_mut().enumerate() {
         pattern.mapv_inplace(|a| (gain(k) * f64::from(a).powi(2) + light).sqrt() as f32);
     }
     let known = Options {
@@ -337,8 +337,8 @@ fn positions_that_the_data_do_not_determine_are_refused() {
     apart.positions.iter_mut().for_each(|p| (p.x, p.y) = (10.0 * p.x, 10.0 * p.y));
     assert!(refuse(&apart).contains("share"), "{}", refuse(&apart));
     let mut same = scan.clone();
-    let first = scan.amplitude.index_axis(ndarray::Axis(0), 0).to_owned();
-    same.amplitude.outer_iter_mut().for_each(|mut pattern| pattern.assign(&first));
+    let first = scan.amplitude.held().index_axis(ndarray::Axis(0), 0).to_owned();
+    same.amplitude.held_mut().outer_iter_mut().for_each(|mut pattern| pattern.assign(&first));
     assert!(refuse(&same).contains("no structure"), "{}", refuse(&same));
 }
 
@@ -387,7 +387,7 @@ fn a_file_without_a_probe_is_solved_from_its_mean_pattern() {
     let path = place.path().join("no-probe.npz");
     let scan = &usual().scan;
     let mut file = NpzWriter::create(&path).unwrap();
-    file.f32("diffraction", &scan.amplitude).unwrap();
+    file.f32("diffraction", scan.amplitude.held()).unwrap();
     let coordinates = |f: fn(&Position) -> f64| scan.positions.iter().map(f).collect();
     let [x, y]: [ndarray::Array1<f64>; 2] = [coordinates(|p| p.x), coordinates(|p| p.y)];
     file.f64("xcoords", &x).unwrap();

@@ -359,7 +359,7 @@ fn history_of_another_training_is_not_touched() {
 
 fn scan() -> Scan {
     Scan {
-        amplitude: Array3::zeros((5, 64, 64)),
+        amplitude: Array3::zeros((5, 64, 64)).into(),
         dose: Dose { kappa: 2.5, origin: DoseOrigin::Metadata },
         probe: Array3::zeros((1, 64, 64)),
         positions: Vec::new(),

@@ -25,7 +25,7 @@ const BRIGHT: [usize; 2] = [37, 52];
 
 fn scan() -> Scan {
     Scan {
-        amplitude: Array3::ones((3, N, N)),
+        amplitude: Array3::ones((3, N, N)).into(),
         dose: Dose { kappa: 1.0, origin: DoseOrigin::Counts },
         probe: Array3::ones((1, N, N)),
         positions: vec![Position { x: 50.0, y: 34.0 }; 3],

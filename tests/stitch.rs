@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use ptycho_gpu::data::scan::Position;
 use ptycho_gpu::random::{Purpose, Stream};
 use ptycho_gpu::stitch::{
-    Canvas, Options, Orientation, Stitched, Stitcher, Weights, extract, stitch,
+    BandStitcher, Canvas, Options, Orientation, Stitched, Stitcher, Weights, extract, stitch,
 };
 
 const SIDE: usize = 32;
@@ -284,6 +284,48 @@ fn the_size_of_the_batches_does_not_change_a_bit() {
         }
         assert!(bits(&stitcher.finish().unwrap()) == whole, "batches of {batch}");
     }
+}
+
+#[test]
+fn bands_of_any_height_have_the_bits_of_the_whole_canvas() {
+    let (patches, positions) = cancelling(40);
+    let (canvas, options) = (Canvas::around(&positions, 20).unwrap(), uneven(20));
+    let whole = stitch(patches.view(), &positions, &canvas, &options).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for rows in [1, 7, canvas.height - 1, canvas.height] {
+        // What a pixel takes while its band is made, and so much of it that there are no more rows.
+        let bytes = (rows * canvas.width * 56 + 55) as u64;
+        let mut stitcher =
+            BandStitcher::new(&canvas, &options, patches.dim().0, bytes, folder.path()).unwrap();
+        for (part, positions) in patches.axis_chunks_iter(Axis(0), 9).zip(positions.chunks(9)) {
+            stitcher.add(part, positions).unwrap();
+        }
+        let banded = stitcher.finish().unwrap();
+        assert_eq!(banded.bands().count(), canvas.height.div_ceil(rows));
+        for rows in banded.bands() {
+            let part = |all: &Array2<f32>| all.slice(s![rows.clone(), ..]).to_owned();
+            let want = Stitched {
+                object: whole.object.slice(s![rows.clone(), ..]).to_owned(),
+                weights: part(&whole.weights),
+                consistency: part(&whole.consistency),
+            };
+            assert!(bits(&banded.band(rows.clone()).unwrap()) == bits(&want), "rows {rows:?}");
+        }
+        let window = banded.window([-2, canvas.width as i64 - 3], (5, 6)).unwrap();
+        assert_eq!(window.slice(s![2.., ..3]), whole.object.slice(s![..3, canvas.width - 3..]));
+        assert!(window.slice(s![.., 3..]).iter().chain(window.row(0)).all(|z| z.norm() == 0.0));
+    }
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0, "scratch files have no name");
+}
+
+#[test]
+fn a_canvas_that_patches_hardly_cover_is_refused_whatever_the_disk_has() {
+    let positions = [at(0.0, 0.0), at(1e5, 1e5)];
+    let canvas = Canvas::of_any_size(&positions, 20).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let refused = BandStitcher::new(&canvas, &uniform(20), 2, 1 << 20, folder.path());
+    let error = message(refused);
+    assert!(error.contains("next to nothing") && error.contains("stray"), "{error}");
 }
 
 #[test]

@@ -266,7 +266,7 @@ fn labels_are_learned_from() {
     let (place, path) = workplace();
     let mut scan = read(&path);
     let object = scan.object.clone().unwrap();
-    let mut labels = Array3::zeros(scan.amplitude.dim());
+    let mut labels = Array3::zeros(scan.amplitude.held().dim());
     for (mut label, p) in labels.outer_iter_mut().zip(&scan.positions) {
         let (y, x) = (p.y.round() as usize - 32, p.x.round() as usize - 32);
         label.assign(&object.slice(s![y..y + 64, x..x + 64]));
@@ -290,7 +290,7 @@ fn masked_pixels_decide_nothing() {
     let mut mask = Array2::ones((64, 64));
     mask.slice_mut(s![10..14, 30..40]).fill(0.0);
     let digest = |name: &str, dead: u16| {
-        let mut counts = scan.amplitude.mapv(|a| (a * a).round() as u16);
+        let mut counts = scan.amplitude.held().mapv(|a| (a * a).round() as u16);
         counts.slice_mut(s![.., 10..14, 30..40]).fill(dead);
         let mut file = ScanFile::new(&scan);
         (file.patterns, file.mask) = (Patterns::Counts16(counts.view()), Some(mask.view()));

@@ -6,14 +6,17 @@ use std::time::Instant;
 use ndarray::{Array3, ArrayView3, Axis};
 use num_complex::Complex32;
 
+use super::bands;
 use super::pictures::{self, Pictures};
 use super::refine;
 use super::report as page;
 use super::train::Compat;
+use crate::backend::Chosen;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting, Precision};
-use crate::data::{self, LoadOptions, NpzWriter, Reading, Scan};
+use crate::data::{self, LoadOptions, NpzWriter, Reading, Room, Scan};
 use crate::infer::{Network, Options, Reconstruction, Witness};
+use crate::memory::{self, Budget};
 use crate::metrics::{self, DataSpace, Evidence, Shown, Verdict};
 use crate::reconstruct::Rates;
 use crate::reconstruction::Saved;
@@ -53,6 +56,15 @@ pub struct Args {
         default_value_t = 16
     )]
     pub batch_size: usize,
+
+    /// Memory of the machine that the run may take, such as 8e9, 16GB or 50%: a scan that does not fit
+    /// is read from disk by batches, a canvas is stitched by bands, with the same result [default: what is
+    /// free]
+    #[arg(long, value_name = "BYTES")]
+    pub memory_limit: Option<memory::Limit>,
+    /// Folder for what does not fit in memory; nothing is left there [default: the output folder]
+    #[arg(long, value_name = "FOLDER")]
+    pub scratch_dir: Option<PathBuf>,
 
     /// Patterns used, from the first [default: all]
     #[arg(long, value_name = "PATTERNS", help_heading = "Data")]
@@ -126,7 +138,7 @@ pub struct Args {
 }
 
 impl Args {
-    fn options(&self) -> Options {
+    pub(super) fn options(&self) -> Options {
         Options {
             batch_size: self.batch_size,
             n_images: self.n_images,
@@ -219,11 +231,20 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let (input_domain, nphotons, order) = (args.input_domain, args.nphotons, args.order);
     compare_frames(&checkpoint, &args.reading);
     let reading = args.reading.clone();
-    let options = LoadOptions { input_domain, nphotons, order, reading, ..LoadOptions::default() };
-    let scan = data::load(&args.test_data, &options)?;
-    args.save.check(&scan)?;
     let folder = &args.output_dir;
     let _guard = OutputFolder::create(folder)?;
+    let memory = Budget::new(args.memory_limit);
+    let scratch = args.scratch_dir.clone().unwrap_or_else(|| folder.clone());
+    // A solver has the patterns in memory.
+    let room = args.refine.is_none().then(|| Room { bytes: bands::for_patterns(&memory), scratch });
+    let options =
+        LoadOptions { input_domain, nphotons, order, reading, room, ..LoadOptions::default() };
+    let scan = data::load(&args.test_data, &options)?;
+    args.save.check(&scan)?;
+    if let Some(bytes) = bands::needed(args, &network, &scan, &memory)? {
+        let job = bands::Job { args, network: &network, scan: &scan, bytes, started };
+        return job.run(&checkpoint, &device, &path);
+    }
     let computed = Instant::now();
     let mut patches = args.patches.then(|| Patches::new(&scan, args.n_images));
     let mut witness = |which: &[usize], seen: ArrayView3<Complex32>| {
@@ -236,13 +257,11 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let evidence = Evidence { spread: Some(result.spread()), ..figures.evidence() };
     let verdict = Verdict::of(&evidence);
     let patterns = result.indices.len();
-    let mut record = RunRecord::new("infer");
-    record.input(&scan).device(device.describe()).set("checkpoint", path.to_string_lossy());
-    record.set("weights_sha256", checkpoint.weights_digest("")).set("model", network.model());
-    record.set("precision", Precision::from(precision));
+    let mut record = record(&network, &checkpoint, &path, &scan, &device);
     record.set("input_scale", result.input_scale).set("gauge", result.gauge);
     record.timing("network_and_stitching_seconds", seconds);
     record.timing("total_seconds", started.elapsed().as_secs_f64());
+    record.set("peak_memory_bytes", memory::peak());
     record.result("patterns", patterns).result("data_space", &figures);
     record.result("spread", evidence.spread).result("verdict", &verdict);
     let metadata = serde_json::Value::Object(record.json().clone());
@@ -250,7 +269,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     if let Some(patches) = patches {
         patches.write(&folder.join("patches.npz"))?;
     }
-    let frames = pictures::frames(&result, &scan, &figures);
+    let frames = pictures::frames(&result, &scan, &figures)?;
     result.write_with(&folder.join(file), &scan, &metadata, |file| {
         pictures::write_frames(file, &figures, &frames)
     })?;
@@ -294,6 +313,21 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     }
     super::reconstruct::stopped(job.asked, epochs, &options, folder)?;
     Ok(figures)
+}
+
+/// The record of a run as it is before the first batch.
+pub(super) fn record(
+    network: &Network,
+    checkpoint: &Checkpoint,
+    path: &Path,
+    scan: &data::Scan,
+    device: &Chosen,
+) -> RunRecord {
+    let mut record = RunRecord::new("infer");
+    record.input(scan).device(device.describe()).set("checkpoint", path.to_string_lossy());
+    record.set("weights_sha256", checkpoint.weights_digest("")).set("model", network.model());
+    record.set("precision", Precision::from(network.precision()));
+    record
 }
 
 /// Warns where frames are turned in another way than in the training: a network knows those.
@@ -350,16 +384,16 @@ impl Patches {
 
 /// The last line of `--json`.
 #[derive(serde::Serialize)]
-struct Line<'a> {
+pub(super) struct Line<'a> {
     #[serde(flatten)]
-    figures: &'a DataSpace,
+    pub figures: &'a DataSpace,
     #[serde(flatten)]
-    verdict: &'a Verdict,
+    pub verdict: &'a Verdict,
 }
 
 /// Where the record goes: run.json, but not over that of a training in the same folder, and not where
 /// that of a refinement will be.
-fn record_path(folder: &Path, refined: bool) -> PathBuf {
+pub(super) fn record_path(folder: &Path, refined: bool) -> PathBuf {
     let usual = folder.join("run.json");
     if refined {
         return folder.join("run-infer.json");

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 
 use crate::Result;
 
+mod bands;
 pub mod bench;
 pub mod convert;
 pub mod demo;

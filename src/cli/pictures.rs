@@ -127,7 +127,11 @@ impl<'a> Pictures<'a> {
 }
 
 /// The patterns that the report shows.
-pub(super) fn frames(result: &Reconstruction, scan: &Scan, figures: &DataSpace) -> Vec<Shown> {
+pub(super) fn frames(
+    result: &Reconstruction,
+    scan: &Scan,
+    figures: &DataSpace,
+) -> Result<Vec<Shown>> {
     typical_frames(&result.explained(scan), figures)
 }
 

@@ -13,9 +13,11 @@ use crate::config::{
 use crate::data::check_network_side;
 use crate::graph::{self, Group, Role, Slot, Stage, Step, Value};
 use crate::launch::{Arg, Launch};
+use crate::memory::{self, Budget};
 use crate::models::plans::{self, Sizes};
 use crate::plan::Plan;
 use crate::report::print_json;
+use crate::train;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
@@ -91,6 +93,10 @@ pub struct Args {
     /// Of convolutions on a GPU: auto means fp32
     #[arg(long, value_enum, ignore_case = true, default_value_t)]
     pub precision: Precision,
+    /// Memory of the machine that a training on the CPU may take, such as 8e9, 16GB or 50%: says whether
+    /// the patterns fit, are read from disk, or not even that
+    #[arg(long, value_name = "BYTES", conflicts_with = "inference")]
+    pub memory_limit: Option<memory::Limit>,
 
     /// The plan that applies the network instead of the one that trains it
     #[arg(long)]
@@ -144,14 +150,22 @@ impl Args {
 
     /// The plan that these flags describe.
     pub fn plan(&self) -> Plan {
-        let precision = match self.precision {
+        match self.inference {
+            true => plans::inference_in(self.rounded(), &self.model(), self.batch_size, None).plan,
+            false => self.training(self.frames),
+        }
+    }
+
+    fn rounded(&self) -> graph::Precision {
+        match self.precision {
             Precision::Auto | Precision::Fp32 => graph::Precision::Fp32,
             Precision::Tf32 => graph::Precision::Tf32,
             Precision::Bf16 => graph::Precision::Bf16,
-        };
-        if self.inference {
-            return plans::inference_in(precision, &self.model(), self.batch_size, None).plan;
         }
+    }
+
+    /// The plan that trains with so many patterns in its buffers.
+    fn training(&self, frames: usize) -> Plan {
         let optimiser = OptimiserConfig {
             kind: self.optimizer,
             probe_trainable: self.probe_trainable,
@@ -159,24 +173,78 @@ impl Args {
         };
         let sizes = Sizes {
             batch: self.batch_size,
-            frames: self.frames,
+            frames,
             scans: 1,
             modes: self.modes,
             reach: self.reach as f64,
             typical: 1.0,
         };
         let loss = LossConfig::default();
-        plans::training_in(precision, &self.model(), &loss, &optimiser, &sizes).plan
+        plans::training_in(self.rounded(), &self.model(), &loss, &optimiser, &sizes).plan
+    }
+
+    /// Memory of the machine for a training on the CPU: with its patterns in memory, and read from disk.
+    fn machine(&self) -> [Needs; 2] {
+        let (patterns, pixels) = (self.frames as u64, (self.n * self.n) as u64);
+        let needs =
+            |plan: Plan, held: u64| train::plan::needs(&plan, plan.bytes() as u64, patterns, held);
+        let batches = 2 * self.batch_size * self.model().channels();
+        let held = train::plan::WHOLE * 4 * patterns * pixels;
+        [needs(self.training(self.frames), held), needs(self.training(batches), 0)]
     }
 }
 
 /// Prints the tables.
 pub fn run(args: Args) -> Result<()> {
     args.model().validate()?;
-    match args.json {
-        true => print_json(&figures(&args)),
-        false => print(describe(&args)),
+    let (mut figures, mut text) = match args.json {
+        true => (figures(&args), String::new()),
+        false => (serde_json::Value::Null, describe(&args)),
+    };
+    if let Some(limit) = args.memory_limit {
+        let needs = args.machine();
+        let fits = place(&needs, &Budget::new(Some(limit)))?;
+        text += &("\n".to_owned() + &machine(&needs, fits));
+        let sums = needs.map(|needs| needs.iter().map(|(_, bytes)| bytes).sum::<u64>());
+        figures["machine"] =
+            json!({ "in_memory_bytes": sums[0], "from_disk_bytes": sums[1], "patterns": fits });
     }
+    match args.json {
+        true => print_json(&figures),
+        false => print(text),
+    }
+}
+
+/// Bytes of each part of a training, with its name.
+type Needs = [(&'static str, u64); 5];
+
+/// Where the patterns are in a training that may take so much.
+///
+/// # Errors
+/// It is too little for a training from disk too.
+fn place(needs: &[Needs; 2], memory: &Budget) -> Result<&'static str> {
+    if memory.check(&needs[0], "").is_ok() {
+        return Ok("in memory");
+    }
+    let remedy = "use a smaller --batch-size, a smaller network, or a higher --memory-limit";
+    memory.check(&needs[1], remedy)?;
+    Ok("on disk")
+}
+
+/// One line for each part of what a training on the CPU takes.
+fn machine(needs: &[Needs; 2], fits: &str) -> String {
+    let titles = ["machine", "patterns in memory", "patterns on disk"];
+    let mut text = format!("{:<20} {:>20} {:>20}\n", titles[0], titles[1], titles[2]);
+    let mut line = |name: &str, bytes: [u64; 2]| {
+        let [held, filed] = bytes.map(|bytes| grouped(bytes as usize));
+        writeln!(text, "{name:<20} {held:>20} {filed:>20}").expect(STRING);
+    };
+    for (held, filed) in needs[0].iter().zip(&needs[1]) {
+        line(held.0, [held.1, filed.1]);
+    }
+    line("sum", [0, 1].map(|i| needs[i].iter().map(|(_, bytes)| bytes).sum()));
+    writeln!(text, "within --memory-limit the patterns are {fits}").expect(STRING);
+    text
 }
 
 /// What the tables say, as JSON.

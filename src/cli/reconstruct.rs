@@ -394,7 +394,7 @@ pub(super) fn write(
 ) -> Result<()> {
     let metadata = Value::Object(record.json().clone());
     let (result, figures) = (&solved.reconstruction, &solved.figures);
-    let frames = pictures::frames(result, scan, figures);
+    let frames = pictures::frames(result, scan, figures)?;
     result.write_with(
         &folder.join("reconstruction.npz"),
         scan,

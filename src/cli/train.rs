@@ -8,11 +8,12 @@ use serde::Serialize;
 use super::report as page;
 use crate::backend::Chosen;
 use crate::config::{
-    self, AmpActivation, Architecture, ClipAlgorithm, DataConfig, DatasetFacts, Device, FrameOrder,
-    GroupInput, Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, OnNonfinite,
-    Optimiser, OutputMode, Precision, Resume, RowModes, Schedule, TrainConfig,
+    self, AmpActivation, Architecture, ClipAlgorithm, DatasetFacts, Device, FrameOrder, GroupInput,
+    Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, OnNonfinite, Optimiser,
+    OutputMode, Precision, Resume, RowModes, Schedule, TrainConfig,
 };
-use crate::data::{self, LoadOptions, Reading, Scan, check_network_side};
+use crate::data::{self, LoadOptions, Reading, Room, Scan, check_network_side};
+use crate::memory::{self, Budget};
 use crate::reconstruct::modes;
 use crate::reconstruction::Saved;
 use crate::report::live::Facts;
@@ -255,6 +256,14 @@ pub struct Args {
     /// What becomes of a training when a loss or a gradient is infinite or no number [default: stop]
     #[arg(long, value_enum, ignore_case = true, value_name = "WHAT", help_heading = "Run")]
     pub on_nonfinite: Option<OnNonfinite>,
+    /// Memory of the machine that the run may take, such as 8e9, 16GB or 50%; a scan that does not fit
+    /// is read from disk by batches, with the same result [default: what is free]
+    #[arg(long, value_name = "BYTES", help_heading = "Run")]
+    pub memory_limit: Option<memory::Limit>,
+    /// Folder for a packed scan that does not fit in memory; nothing is left there [default: the
+    /// output folder]
+    #[arg(long, value_name = "FOLDER", help_heading = "Run")]
+    pub scratch_dir: Option<PathBuf>,
     /// Stop after this many epochs without a better loss [default: never]
     #[arg(long, value_name = "EPOCHS", help_heading = "Run")]
     pub early_stop_patience: Option<usize>,
@@ -395,6 +404,7 @@ fn go(args: &Args, asked: impl FnOnce() -> Result<Asked>) -> Result<Outcome> {
     let outcome = trainer.run(&folder.join("history.csv"))?;
     record.timing("training_seconds", training.elapsed().as_secs_f64());
     record.timing("total_seconds", started.elapsed().as_secs_f64());
+    record.set("peak_memory_bytes", memory::peak());
     record.result("training", &outcome);
     record.write(folder.join("run.json"))?;
     finish(&outcome, folder, resolved.config.run.json, args.no_report)?;
@@ -415,7 +425,7 @@ fn watched(
     let name = page::name(&train[0]);
     let epochs = config.run.max_epochs;
     let facts = Facts { command: "train", name, epochs, checkpoints: true };
-    Ok(Some(Watched::new(page::live(port, facts)?, &train[0], device)))
+    Ok(Some(Watched::new(page::live(port, facts)?, &train[0], device)?))
 }
 
 /// Whether `checkpoint` is one of the run in `folder`, which is then gone on with.
@@ -455,9 +465,15 @@ fn set_aside(folder: &Path) -> Result<()> {
 /// Scans, or the simulation of some.
 fn material(config: &TrainConfig) -> Result<Material> {
     let TrainConfig { data, loss, run, .. } = config;
-    let (train, test) = load(data)?;
+    let memory = Budget::new(run.memory_limit);
+    let (train, test) = load(config, &memory)?;
     let plain = Material { train, test, supply: None, made_labels: false, made_probe: false };
     if let Some(path) = &data.teacher {
+        // Patterns, and true patches of twice their size.
+        let bytes = 3 * 4 * plain.train[0].pixels();
+        let remedy = "a scan with a --teacher is held in memory: use a part of it, or raise \
+                      --memory-limit";
+        memory.check(&[("the program", memory::BASE), ("what the teacher says", bytes)], remedy)?;
         let train = vec![Teacher::new(path, &Saved::read(path)?).teach(&plain.train[0])?];
         let made_labels = loss.mode.sees_labels();
         if !made_labels {
@@ -466,15 +482,18 @@ fn material(config: &TrainConfig) -> Result<Material> {
         return Ok(Material { train, made_labels, made_probe: true, ..plain });
     }
     let (Some(patterns), Some(like)) = (data.synthetic, &data.like) else { return Ok(plain) };
-    let like = data::load(like, &options(data))?;
+    let like = data::load(like, &options(config, memory.spare()))?;
     check_network_side(like.side()).map_err(|e| Error::input(&like.source.path, e.to_string()))?;
     let mut supply = Supply::new(Synthetic::new(like, patterns, run.seed));
     let train = supply.take(0)?;
     Ok(Material { train, supply: Some(supply), made_labels: true, ..plain })
 }
 
-fn options(data: &DataConfig) -> LoadOptions {
+/// How scans are loaded, of which each may take so many bytes.
+fn options(TrainConfig { data, run, .. }: &TrainConfig, bytes: u64) -> LoadOptions {
+    let scratch = run.scratch_dir.clone().unwrap_or_else(|| run.output_dir.clone());
     LoadOptions {
+        room: Some(Room { bytes, scratch }),
         input_domain: data.input_domain,
         nphotons: data.nphotons,
         order: data.order,
@@ -483,14 +502,20 @@ fn options(data: &DataConfig) -> LoadOptions {
     }
 }
 
-fn load(data: &DataConfig) -> Result<(Vec<Scan>, Option<Scan>)> {
+/// Patterns in memory are there up to three times for a moment: as they are loaded, as they go to the
+/// buffers of the plan, and in those.
+const COPIES: u64 = 3;
+
+fn load(config: &TrainConfig, memory: &Budget) -> Result<(Vec<Scan>, Option<Scan>)> {
+    let data = &config.data;
     let scans = data.train_data_file.iter().chain(&data.test_data_file).chain(&data.like).count();
     if data.reading.positions.is_some() && scans > 1 {
         return Err(Error::Config(format!(
             "--positions are those of one scan, but {scans} are given: `convert` each with its own"
         )));
     }
-    let options = options(data);
+    // The other half is for the network.
+    let options = options(config, memory.spare() / (2 * COPIES * scans.max(1) as u64));
     let train: Vec<Scan> = data
         .train_data_file
         .iter()

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Reading;
+use crate::memory;
 
 mod choices;
 mod resolve;
@@ -339,6 +340,11 @@ pub struct RunConfig {
     pub device_memory_limit: Option<usize>,
     /// What becomes of a training whose loss or gradient is not finite.
     pub on_nonfinite: OnNonfinite,
+    /// Memory of the machine that the run may take; scans that do not fit are read from disk. None =
+    /// what is free.
+    pub memory_limit: Option<memory::Limit>,
+    /// Folder for patterns that are unpacked because they do not fit; none = the output folder.
+    pub scratch_dir: Option<PathBuf>,
     /// Stop after this many epochs without a better loss; none = never.
     pub early_stop_patience: Option<usize>,
     /// Go on with an interrupted training.
@@ -366,6 +372,8 @@ impl Default for RunConfig {
             precision: Precision::Auto,
             device_memory_limit: None,
             on_nonfinite: OnNonfinite::Stop,
+            memory_limit: None,
+            scratch_dir: None,
             early_stop_patience: None,
             resume: None,
             init_from: None,

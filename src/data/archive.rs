@@ -21,6 +21,21 @@ pub trait Archive {
     /// Real values as f32.
     fn f32(&mut self, key: &str) -> Result<ArrayD<f32>>;
 
+    /// Shows the real values as f32 to `see`, as many of them at once as make some `units` of that many.
+    fn f32_parts(
+        &mut self,
+        key: &str,
+        unit: usize,
+        see: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()>;
+
+    /// The file and the byte from which on the values are as they are, in the order of the axes; none
+    /// where they are packed, turned, or in pieces.
+    fn in_place(&mut self, key: &str) -> Option<(PathBuf, u64)> {
+        let _packed = key;
+        None
+    }
+
     /// Real values as f64.
     fn f64(&mut self, key: &str) -> Result<ArrayD<f64>>;
 
@@ -93,6 +108,11 @@ impl Member {
     /// Whether the elements are integers (booleans are not).
     pub fn is_integer(&self) -> bool {
         matches!(self.kind, Kind::Int | Kind::Uint)
+    }
+
+    /// The same array as little-endian f32.
+    pub(super) fn floats(self) -> Member {
+        Member { dtype: "<f4".to_owned(), kind: Kind::Float, size: 4, big_endian: false, ..self }
     }
 
     pub fn is_complex(&self) -> bool {

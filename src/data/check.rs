@@ -80,6 +80,8 @@ pub enum Problem {
     Frames { reason: String },
     #[error("positions: {reason}")]
     Positions { reason: String },
+    #[error("{reason}")]
+    Memory { reason: String },
     #[error("patterns are {side} × {side}; the network takes 64, 128 or 256")]
     NetworkSide { side: usize },
 }
@@ -152,6 +154,10 @@ impl Problem {
             Ignored { .. } => "reshape it if it is needed",
             Frames { .. } => "change the flag, or leave it out",
             Positions { .. } => "one position for each pattern is needed",
+            Memory { .. } => {
+                "raise --memory-limit, name another --scratch-dir, or write the scan again on a \
+                 larger machine, with `ptycho-gpu convert`"
+            }
             NetworkSide { .. } => "bring the patterns to one of these sides with --crop or --bin",
         }
     }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::instrument::Instrument;
 use super::reading::Reading;
 use super::scan::{Position, Scan};
+use super::stack::Stack;
 use crate::simulate::fourier::Fft2;
 use crate::{Error, Result};
 
@@ -114,11 +115,7 @@ impl Preparation {
     ///
     /// Errors: a square that cannot be cut out or binned, a centre outside, frames that are not square
     /// after all.
-    pub fn new(
-        reading: &Reading,
-        frames: &Array3<f32>,
-        mask: Option<&Array2<f32>>,
-    ) -> Result<Self> {
+    pub fn new(reading: &Reading, frames: &Stack, mask: Option<&Array2<f32>>) -> Result<Self> {
         let (_, height, width) = frames.dim();
         let center = match reading.center {
             None => (height / 2, width / 2),
@@ -191,18 +188,23 @@ impl Preparation {
         let side = self.side();
         let mut patterns = vec![0f32; frames.dim().0 * side * side];
         patterns.par_chunks_mut(side * side).enumerate().for_each(|(m, pattern)| {
-            let frame = frames.index_axis(Axis(0), m);
-            let value = |at: Option<(usize, usize)>| at.map_or(0.0, |at| f64::from(frame[at]));
-            for (i, out) in pattern.iter_mut().enumerate() {
-                let (top, left) = (i / side * self.bin, i % side * self.bin);
-                let cell = self.source.slice(s![top..top + self.bin, left..left + self.bin]);
-                *out = match self.bin {
-                    1 => value(cell[[0, 0]]) as f32,
-                    _ => cell.iter().map(|&at| value(at).powi(2)).sum::<f64>().sqrt() as f32,
-                };
-            }
+            self.pattern(frames.index_axis(Axis(0), m), pattern);
         });
         Array3::from_shape_vec((frames.dim().0, side, side), patterns).expect("as many pixels")
+    }
+
+    /// The [N, N] pattern of one frame.
+    pub fn pattern(&self, frame: ArrayView2<f32>, pattern: &mut [f32]) {
+        let side = self.side();
+        let value = |at: Option<(usize, usize)>| at.map_or(0.0, |at| f64::from(frame[at]));
+        for (i, out) in pattern.iter_mut().enumerate() {
+            let (top, left) = (i / side * self.bin, i % side * self.bin);
+            let cell = self.source.slice(s![top..top + self.bin, left..left + self.bin]);
+            *out = match self.bin {
+                1 => value(cell[[0, 0]]) as f32,
+                _ => cell.iter().map(|&at| value(at).powi(2)).sum::<f64>().sqrt() as f32,
+            };
+        }
     }
 
     /// [N, N] weights: the least of the pixels that are added up, 0 where there is none. None where
@@ -329,9 +331,14 @@ pub fn prepare(
         object_pixel_m: scan.instrument.object_pixel_m.map(|pixel| pixel.map(|p| p * coarser)),
         ..scan.instrument
     };
+    let mask = plan.mask(scan.mask.as_ref());
+    let amplitude = match scan.amplitude {
+        Stack::Held(frames) => plan.patterns(&frames).into(),
+        Stack::Filed(filed) => Stack::Filed(filed.prepared(plan)?),
+    };
     Ok(Scan {
-        amplitude: plan.patterns(&scan.amplitude),
-        mask: plan.mask(scan.mask.as_ref()),
+        amplitude,
+        mask,
         positions: scaled(&scan.positions),
         nominal: scan.nominal.as_ref().map(scaled),
         probe,
@@ -362,12 +369,15 @@ fn origin(reading: &Reading, side: usize, at: (usize, usize)) -> (usize, usize) 
 
 /// The pixel nearest to the centre of mass of the mean frame, weighted by intensity above the median
 /// of its pixels, so that a dim background does not pull it to the middle.
-fn centre_of_mass(frames: &Array3<f32>, mask: Option<&Array2<f32>>) -> Result<(usize, usize)> {
+fn centre_of_mass(frames: &Stack, mask: Option<&Array2<f32>>) -> Result<(usize, usize)> {
     let (_, height, width) = frames.dim();
     let mut mean = Array2::<f64>::zeros((height, width));
-    for frame in frames.axis_iter(Axis(0)) {
-        Zip::from(&mut mean).and(&frame).for_each(|m, &a| *m += f64::from(a).powi(2));
-    }
+    frames.walk(|part| {
+        for frame in part.outer_iter() {
+            Zip::from(&mut mean).and(&frame).for_each(|m, &a| *m += f64::from(a).powi(2));
+        }
+        Ok(())
+    })?;
     if let Some(mask) = mask {
         Zip::from(&mut mean).and(mask).for_each(|m, &w| {
             if w == 0.0 {

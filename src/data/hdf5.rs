@@ -13,8 +13,8 @@ use std::path::{Component, Path, PathBuf};
 use ndarray::{ArrayD, IxDyn};
 use num_complex::Complex32;
 use rust_hdf5::{
-    ByteOrder, DatatypeMessage, H5Dataset, H5File, H5FileOptions, H5Group, Hdf5Error, Hyperslab,
-    LinkClass, Selection,
+    ByteOrder, DatatypeMessage, H5Dataset, H5File, H5FileOptions, H5Group, H5Type, Hdf5Error,
+    Hyperslab, LinkClass, Selection,
 };
 
 use super::archive::{Kind, Member, convert_chunk, decoder};
@@ -28,6 +28,9 @@ const MOST_INFLATION: u64 = 1100;
 
 /// What a file without any packed data may claim, bytes: fill values take no space.
 const SMALL: u64 = 1 << 26;
+
+/// Numbers that are read at once where an array is gone through by parts.
+const PART: usize = 1 << 18;
 
 /// Links on the way to an array.
 const MOST_LINKS: usize = 16;
@@ -128,6 +131,46 @@ impl Hdf5 {
     /// Real values as f32.
     pub fn f32(&self, at: &str) -> Result<ArrayD<f32>> {
         self.real(at, |re, _| re as f32)
+    }
+
+    /// The real values at `at` as f32, shown to `see` by whole numbers of `unit`s: some steps along the
+    /// first axis at once, whole chunks where the values are packed in such.
+    pub fn f32_parts(
+        &self,
+        at: &str,
+        unit: usize,
+        see: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let found = self.dataset(at)?;
+        let member = self.describe("", at, &found)?;
+        let decode = decoder(member.kind, member.size).filter(|_| !member.is_complex());
+        let Some(decode) = decode else {
+            let problem = format!("has type {}, expected real numbers", member.dtype);
+            return Err(self.problem(at, &problem));
+        };
+        self.bounded(at, &found)?;
+        let Some((&steps, inner)) = member.shape.split_first() else { return Ok(()) };
+        let step: usize = inner.iter().product();
+        if !step.is_multiple_of(unit) {
+            return Err(self.problem(at, "has patterns that are cut by its first axis"));
+        }
+        let chunk = found.data.chunk_dims().and_then(|chunk| chunk.first().copied()).unwrap_or(1);
+        let part = (PART / step.max(1)).max(1).next_multiple_of(chunk.max(1));
+        let mut values = Vec::new();
+        for first in (0..steps).step_by(part) {
+            let mut counts = member.shape.clone();
+            counts[0] = part.min(steps - first);
+            let mut starts = vec![0; counts.len()];
+            starts[0] = first;
+            let bytes = slice(&found.data, member.size, &starts, &counts);
+            let mut bytes = bytes.map_err(|error| self.refuse(at, &error))?;
+            // The bytes come in the order of this machine.
+            let host = Member { big_endian: cfg!(target_endian = "big"), ..member.clone() };
+            values.clear();
+            convert_chunk(&host, &mut bytes, decode, |re, _| re as f32, &mut values);
+            see(&values)?;
+        }
+        Ok(())
     }
 
     /// Real values as f64.
@@ -403,6 +446,30 @@ impl Hdf5 {
     /// `problem` of what is at `at`.
     pub fn problem(&self, at: &str, problem: &str) -> Error {
         Error::input(&self.path, format!("`/{}` {problem}", at.trim_matches('/')))
+    }
+}
+
+/// The bytes of a part of an array of numbers of `size` bytes, in the order of this machine.
+fn slice(
+    data: &H5Dataset,
+    size: usize,
+    starts: &[usize],
+    counts: &[usize],
+) -> Result<Vec<u8>, Hdf5Error> {
+    fn flat<T: H5Type, const SIZE: usize>(
+        data: &H5Dataset,
+        (starts, counts): (&[usize], &[usize]),
+        bytes: fn(T) -> [u8; SIZE],
+    ) -> Result<Vec<u8>, Hdf5Error> {
+        let values = data.read_slice::<T>(starts, counts)?;
+        Ok(values.into_iter().flat_map(bytes).collect())
+    }
+    let part = (starts, counts);
+    match size {
+        1 => data.read_slice::<u8>(starts, counts),
+        2 => flat(data, part, u16::to_ne_bytes),
+        4 => flat(data, part, u32::to_ne_bytes),
+        _ => flat(data, part, u64::to_ne_bytes),
     }
 }
 

@@ -34,9 +34,22 @@ pub struct LoadOptions {
     pub order: FrameOrder,
     #[command(flatten)]
     pub reading: Reading,
+    /// How much memory the patterns may take; none: as much as they need.
+    #[arg(skip)]
+    pub room: Option<Room>,
     /// Take a file without a probe too: [`Scan::probe`] then has no modes.
     #[arg(skip)]
     pub without_probe: bool,
+}
+
+/// Room for patterns. Those that do not fit stay in a file, from which they are read by batches: in
+/// that of the scan where they lie there as they are, else in a scratch file.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// Most bytes that the patterns of a scan may take as numbers of 32 bits.
+    pub bytes: u64,
+    /// Folder for the scratch file.
+    pub scratch: PathBuf,
 }
 
 /// Everything that one reading of a file brought to light.

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use ndarray::{ArrayD, IxDyn, ShapeBuilder};
 use num_complex::Complex32;
-use zip::ZipArchive;
 use zip::result::ZipError;
+use zip::{CompressionMethod, ZipArchive};
 
-use super::archive::{Archive, Kind, Member, convert_chunk, decoder, fixed};
+use super::archive::{Archive, Decode, Kind, Member, convert_chunk, decoder, fixed};
 use crate::{Error, Result};
 use header::Header;
 
@@ -153,12 +153,7 @@ impl Npz {
         member: &Member,
         convert: fn(f64, f64) -> T,
     ) -> Result<ArrayD<T>> {
-        let Some(decode) = decoder(member.kind, member.size) else {
-            return Err(self.wrong_type(member, "numbers"));
-        };
-        let bytes = member.shape.iter().try_fold(member.size, |n, &side| n.checked_mul(side));
-        let Some(bytes) = bytes else { return Err(self.damaged(member, "impossible shape")) };
-        let count = bytes / member.size;
+        let (decode, count) = (self.decode(member)?, self.count(member)?);
         let mut values = Vec::with_capacity(count.min(TRUSTED));
         self.stream(member, |reader| {
             let mut buffer = vec![0u8; member.size * CHUNK.min(count)];
@@ -174,6 +169,70 @@ impl Npz {
         let array = ArrayD::from_shape_vec(shape, values)
             .map_err(|error| self.damaged(member, &error.to_string()))?;
         Ok(if fortran { array.as_standard_layout().into_owned() } else { array })
+    }
+
+    fn decode(&self, member: &Member) -> Result<Decode> {
+        decoder(member.kind, member.size).ok_or_else(|| self.wrong_type(member, "numbers"))
+    }
+
+    /// How many values a member has.
+    fn count(&self, member: &Member) -> Result<usize> {
+        let bytes = member.shape.iter().try_fold(member.size, |n, &side| n.checked_mul(side));
+        let count = bytes.map(|bytes| bytes / member.size);
+        count.ok_or_else(|| self.damaged(member, "impossible shape"))
+    }
+
+    /// The real values as f32, shown to `see` by whole numbers of `unit`s in the order of the file.
+    pub fn f32_parts(
+        &mut self,
+        name: &str,
+        unit: usize,
+        see: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let member = self.member(name)?;
+        if member.is_complex() {
+            return Err(self.wrong_type(&member, "real numbers"));
+        }
+        let (decode, count) = (self.decode(&member)?, self.count(&member)?);
+        if self.place(&member).fortran {
+            let problem = format!(
+                "`{name}` is in Fortran order, which is turned in memory alone: write it again, with \
+                 numpy.ascontiguousarray"
+            );
+            return Err(Error::input(&self.path, problem));
+        }
+        let most = CHUNK.next_multiple_of(unit.max(1)).min(count);
+        let mut failed = None;
+        let streamed = self.stream(&member, |reader| {
+            let (mut buffer, mut values) = (vec![0u8; member.size * most], Vec::new());
+            for first in (0..count).step_by(most.max(1)) {
+                let part = member.size * most.min(count - first);
+                reader.read_exact(&mut buffer[..part])?;
+                values.clear();
+                convert_chunk(&member, &mut buffer[..part], decode, |re, _| re as f32, &mut values);
+                if let Err(error) = see(&values) {
+                    failed = Some(error);
+                    return Err(std::io::Error::other("not wanted any more"));
+                }
+            }
+            Ok(())
+        });
+        // What was wrong with the values comes before what the reader makes of it.
+        failed.map_or(streamed, Err)
+    }
+
+    /// The byte from which on the values of a member are as they are, one row after the other; none
+    /// where they are packed.
+    pub fn offset(&mut self, name: &str) -> Option<u64> {
+        let member = self.find(name)?.clone();
+        let (place, bytes) = (self.place(&member), self.count(&member).ok()? * member.size);
+        let entry = self.archive.by_index(place.entry).ok()?;
+        let plain = entry.compression() == CompressionMethod::Stored && !entry.encrypted();
+        if !plain || place.fortran {
+            return None;
+        }
+        // The header is what the values leave of the member.
+        Some(entry.data_start()? + entry.size().checked_sub(bytes as u64)?)
     }
 
     /// Runs `read` on the data of `member`, after its header, and checks that nothing is left and
@@ -219,6 +278,20 @@ impl Archive for Npz {
 
     fn f32(&mut self, key: &str) -> Result<ArrayD<f32>> {
         self.f32(key)
+    }
+
+    fn f32_parts(
+        &mut self,
+        key: &str,
+        unit: usize,
+        see: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.f32_parts(key, unit, see)
+    }
+
+    fn in_place(&mut self, key: &str) -> Option<(PathBuf, u64)> {
+        let offset = self.offset(key)?;
+        Some((self.path.clone(), offset))
     }
 
     fn f64(&mut self, key: &str) -> Result<ArrayD<f64>> {

@@ -1,6 +1,9 @@
 //! One reading of a scan file: every array looked at, every problem kept.
 
-use ndarray::{Array2, Array3, ArrayD, Ix2};
+use std::fs::File;
+use std::sync::Arc;
+
+use ndarray::{Array2, Array3, ArrayD, ArrayView3, Ix2};
 use num_complex::Complex32;
 use serde::Deserialize;
 
@@ -9,16 +12,28 @@ use super::check::{Problem, Severity};
 use super::geometry::{self, Overlap};
 use super::instrument::Instrument;
 use super::layout::{self, FrameOrder, Frames};
-use super::load::LoadOptions;
+use super::load::{LoadOptions, Room};
 use super::reading::Reading;
 use super::scan::{self, Dose, DoseOrigin, Position, Scan};
-use super::units::{self, Hints, InputDomain};
-use super::values::{self, negative, non_finite};
+use super::scratch::Scratch;
+use super::stack::{Filed, Stack};
+use super::units::{self, Counts, Hints, InputDomain};
+use super::values::{self, Census, negative, non_finite};
 use super::{frames, positions};
+use crate::memory::megabytes;
 use crate::{Error, Result};
 
 /// Normalised amplitudes are of order 1; a file that reaches this is worth a second look.
 const LARGE_AMPLITUDE: f32 = 10.0;
+
+/// Patterns as they are in the file, but for masked pixels.
+struct Patterns {
+    values: Stack,
+    /// The order that they were stored in.
+    frames: Frames,
+    mask: Option<Array2<f32>>,
+    census: Census,
+}
 
 /// A reading in progress. Its methods return `None` after they recorded a problem.
 pub(super) struct Reader {
@@ -46,15 +61,18 @@ impl Reader {
         let instrument = self.instrument(&metadata, &options.reading);
         let positions = self.placed(key, options, instrument?);
         let (key, probe, (positions, instrument)) = (key?, probe?, positions?);
-        let (mut values, frames) = self.patterns(key, probe.dim().1, positions.len(), options)?;
-        let (_, height, width) = values.dim();
-        let mask = self.mask([height, width])?;
-        if let Some(mask) = &mask {
-            values::silence(&mut values, mask);
-        }
-        self.check_values(key, &values)?;
-        let (amplitude, dose) = self.resolve_units(key, values, options, &metadata);
-        let labels = self.labels(amplitude.dim(), frames);
+        let Patterns { values, frames, mask, census } =
+            self.patterns(key, probe.dim().1, positions.len(), options)?;
+        self.check_values(key, &census)?;
+        let (roots, dose) = self.resolve_units(key, &census, options, &metadata);
+        let amplitude = match values {
+            Stack::Held(values) if roots => {
+                Counts(Arc::unwrap_or_clone(values)).into_amplitude().0.into()
+            }
+            Stack::Filed(filed) => Stack::Filed(filed.in_units(roots, census.mean_energy(roots))),
+            amplitudes => amplitudes,
+        };
+        let labels = self.labels(&amplitude, frames);
         let nominal = self.nominal(positions.len());
         let object = self.object();
         let raw = Scan {
@@ -83,7 +101,7 @@ impl Reader {
                 Err(error) => return self.fail(Problem::Frames { reason: error.to_string() }),
             },
         };
-        if scan.amplitude.iter().all(|&a| a == 0.0) {
+        if scan.mean_energy() == 0.0 {
             return self.fail(Problem::AllDark { patterns: scan.len() });
         }
         let (side, probe) = (scan.side(), scan.probe.dim().1);
@@ -159,7 +177,10 @@ impl Reader {
             let alias = (!hints.is_empty()).then(|| hints.join(", or "));
             self.problems.push(Problem::MissingKeys { missing, found: found.clone(), alias });
         }
-        if has("diffraction") && has("diff3d") {
+        if has("diffraction") && has("diff3d") && options.room.is_some() {
+            self.notes
+                .push("`diff3d` is not compared with `diffraction`, which is used".to_owned());
+        } else if has("diffraction") && has("diff3d") {
             let first = self.read("diffraction", |archive| archive.f32("diffraction"))?;
             let second = self.read("diff3d", |archive| archive.f32("diff3d"))?;
             if first != second {
@@ -267,15 +288,15 @@ impl Reader {
         }
     }
 
-    /// [M, H, W] values as in the file, and the order that they were stored in. `side` is that of the
-    /// probe, 0 without one.
+    /// [M, H, W] values as in the file, in memory where there is room. `side` is that of the probe, 0
+    /// without one.
     fn patterns(
         &mut self,
         key: &str,
         side: usize,
         coordinates: usize,
         options: &LoadOptions,
-    ) -> Option<(Array3<f32>, Frames)> {
+    ) -> Option<Patterns> {
         let shape = self.archive.find(key)?.shape.clone();
         let shown = self.shown(key);
         let order = match options.order {
@@ -293,8 +314,17 @@ impl Reader {
             Ok(frames) => frames,
             Err(problem) => return self.fail(problem),
         };
-        let values = self.read(key, |archive| archive.f32(key))?;
         self.note_rounding(key);
+        let bytes = shape.iter().fold(4u64, |bytes, &n| bytes.saturating_mul(n as u64));
+        match options.room.as_ref().filter(|room| room.bytes < bytes) {
+            None => self.in_memory(key, side, frames),
+            Some(room) => self.in_a_file(key, frames, bytes, room),
+        }
+    }
+
+    fn in_memory(&mut self, key: &str, side: usize, frames: Frames) -> Option<Patterns> {
+        let shape = self.archive.find(key)?.shape.clone();
+        let values = self.read(key, |archive| archive.f32(key))?;
         let values = layout::three_axes(values)?;
         let frames = match frames {
             Frames::Unknown => match layout::by_energy(&values) {
@@ -307,7 +337,92 @@ impl Reader {
             self.notes
                 .push(format!("`{key}` {shape:?} has the patterns along its last axis: reordered"));
         }
-        Some((layout::frames_first(values, frames), frames))
+        let mut values = layout::frames_first(values, frames);
+        let (_, height, width) = values.dim();
+        let mask = self.mask([height, width])?;
+        if let Some(mask) = &mask {
+            values.outer_iter_mut().for_each(|mut frame| values::silence(&mut frame, mask));
+        }
+        let mut census = self.census(key);
+        census.add(values.view());
+        Some(Patterns { values: values.into(), frames, mask, census })
+    }
+
+    /// The patterns that have no room in memory: where they are if they lie there as numbers, else in a
+    /// scratch file. Goes through them once.
+    fn in_a_file(
+        &mut self,
+        key: &str,
+        frames: Frames,
+        bytes: u64,
+        room: &Room,
+    ) -> Option<Patterns> {
+        let member = self.archive.find(key)?.clone();
+        let sizes =
+            format!("{}, and there is room for {}", megabytes(bytes), megabytes(room.bytes));
+        let [count, height, width, ..] = *member.shape else { return None };
+        if frames != Frames::First {
+            let reason = format!(
+                "`{}` {:?} takes {sizes}: patterns along the last axis are put in order in memory \
+                 alone",
+                self.shown(key),
+                member.shape
+            );
+            return self.fail(Problem::Memory { reason });
+        }
+        let mask = self.mask([height, width])?;
+        let place = self.archive.in_place(key);
+        let mut scratch = match &place {
+            Some(_) => None,
+            None => match Scratch::create(&room.scratch) {
+                Ok(scratch) => Some(scratch),
+                Err(error) => return self.fail(Problem::Memory { reason: error.to_string() }),
+            },
+        };
+        let mut full = None;
+        let mut census = self.census(key);
+        let mut frame = Vec::with_capacity(height * width);
+        let read = self.read(key, |archive| {
+            archive.f32_parts(key, height * width, &mut |values| {
+                for values in values.chunks_exact(height * width) {
+                    frame.clear();
+                    frame.extend_from_slice(values);
+                    if let Some(mask) = &mask {
+                        values::silence(&mut frame, mask);
+                    }
+                    let shape = (1, height, width);
+                    census.add(ArrayView3::from_shape(shape, &frame).expect("one frame"));
+                }
+                let kept = scratch.iter_mut().try_for_each(|scratch| scratch.append(values));
+                kept.inspect_err(|error| full = Some(error.to_string()))
+            })
+        });
+        if let Some(reason) = full {
+            // That is no fault of the file that was read.
+            self.problems.pop();
+            return self.fail(Problem::Memory { reason });
+        }
+        read?;
+        let (file, path, offset, as_is) = self.read(key, |_| match (place, scratch) {
+            (_, Some(scratch)) => {
+                let path = scratch.path().to_path_buf();
+                Ok((scratch.finish()?, path, 0, Member::floats(member.clone())))
+            }
+            (place, None) => {
+                let (path, offset) = place.expect("there is one, or a scratch file");
+                let file = File::open(&path).map_err(Error::io("open", &path))?;
+                Ok((file, path, offset, member.clone()))
+            }
+        })?;
+        let filed = Filed::new(file, &path, offset, &as_is, (count, height, width))?;
+        let from = if offset > 0 { "the file of the scan" } else { "a scratch file" };
+        self.notes.push(format!("the patterns take {sizes}: they are read by batches from {from}"));
+        let values = Stack::Filed(filed.silenced(mask.as_ref()));
+        Some(Patterns { values, frames, mask, census })
+    }
+
+    fn census(&self, key: &str) -> Census {
+        Census::new(self.archive.find(key).and_then(Member::unsigned_limit))
     }
 
     /// `None` after an error; `Some(None)` for a file without mask.
@@ -331,21 +446,21 @@ impl Reader {
     }
 
     /// `None` after an error.
-    fn check_values(&mut self, key: &str, values: &Array3<f32>) -> Option<()> {
-        let limit = self.archive.find(key).and_then(Member::unsigned_limit);
-        let problems = values::check(&self.shown(key), values, limit);
+    fn check_values(&mut self, key: &str, census: &Census) -> Option<()> {
+        let problems = census.problems(&self.shown(key));
         let usable = problems.iter().all(|problem| problem.severity() == Severity::Warning);
         self.problems.extend(problems);
         usable.then_some(())
     }
 
+    /// Whether the values are counts, of which the amplitudes are the roots, and their dose.
     fn resolve_units(
         &mut self,
         key: &str,
-        values: Array3<f32>,
+        census: &Census,
         options: &LoadOptions,
         metadata: &serde_json::Value,
-    ) -> (Array3<f32>, Dose) {
+    ) -> (bool, Dose) {
         let number = |name: &str| {
             let found = metadata.pointer(&format!("/physics_parameters/{name}"));
             found.and_then(|v| v.as_f64()).filter(|x| x.is_finite() && *x > 0.0)
@@ -360,13 +475,13 @@ impl Reader {
             metadata_kappa: number("kappa"),
             metadata_photons: number("nphotons"),
         };
-        let resolved = units::resolve(values, hints);
-        let (amplitude, dose) = (resolved.amplitude.0, resolved.dose);
+        let resolved = units::resolve(census, hints);
+        let (roots, dose) = (resolved.roots, resolved.dose);
         let known = matches!(dose.origin, DoseOrigin::Counts | DoseOrigin::WholeSquares);
         if known && options.nphotons.is_some() {
             self.problems.push(Problem::PhotonsIgnored);
         }
-        let largest = amplitude.iter().fold(0.0f32, |most, &a| most.max(a));
+        let largest = if roots { census.largest.sqrt() } else { census.largest };
         let unsaid =
             options.input_domain == InputDomain::Auto && dose.origin == DoseOrigin::Default;
         if unsaid && largest >= LARGE_AMPLITUDE {
@@ -374,7 +489,7 @@ impl Reader {
         }
         self.notes.push(format!("`{}` holds {}", self.shown(key), resolved.reason));
         self.units = Some(resolved.reason);
-        (amplitude, dose)
+        (roots, dose)
     }
 
     /// What is given, else what the format says, else what the metadata do.
@@ -446,8 +561,13 @@ impl Reader {
     }
 
     /// [M, N, N] from `Y` or `label`, in the same order of axes as the patterns.
-    fn labels(&mut self, dim: (usize, usize, usize), frames: Frames) -> Option<Array3<Complex32>> {
+    fn labels(&mut self, amplitude: &Stack, frames: Frames) -> Option<Array3<Complex32>> {
         let key = ["Y", "label"].into_iter().find(|key| self.archive.find(key).is_some())?;
+        if amplitude.is_filed() {
+            self.notes.push(format!("`{key}` is not read: it takes twice as much as the patterns"));
+            return None;
+        }
+        let dim = amplitude.dim();
         let shape = self.archive.find(key)?.shape.clone();
         let array = self.complex(key)?;
         let labels = layout::three_axes(array).map(|a| layout::frames_first(a, frames));

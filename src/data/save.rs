@@ -48,7 +48,7 @@ impl<'a> ScanFile<'a> {
             metadata["instrument"] = json!(scan.instrument);
         }
         ScanFile {
-            patterns: Patterns::Amplitude(scan.amplitude.view()),
+            patterns: Patterns::Amplitude(scan.amplitude.held().view()),
             probe: scan.probe.view(),
             positions: &scan.positions,
             nominal: scan.nominal.as_deref(),
@@ -94,17 +94,17 @@ impl CountedPatterns {
     /// the amplitudes are something else, or would not come back with the same bits.
     pub fn of(scan: &Scan) -> Option<CountedPatterns> {
         let counted = matches!(scan.dose.origin, DoseOrigin::Counts | DoseOrigin::WholeSquares);
-        let brightest = scan.amplitude.iter().fold(0f32, |max, &a| max.max(a * a));
+        let brightest = scan.amplitude.held().iter().fold(0f32, |max, &a| max.max(a * a));
         if !counted || scan.dose.kappa != 1.0 || brightest > EXACT_COUNT {
             return None;
         }
         let count = |a: f32| (a * a).round();
-        if !scan.amplitude.iter().all(|&a| count(a).sqrt() == a) {
+        if !scan.amplitude.held().iter().all(|&a| count(a).sqrt() == a) {
             return None;
         }
         Some(match brightest.round() <= f32::from(u16::MAX) {
-            true => CountedPatterns::Short(scan.amplitude.mapv(|a| count(a) as u16)),
-            false => CountedPatterns::Long(scan.amplitude.mapv(|a| count(a) as u32)),
+            true => CountedPatterns::Short(scan.amplitude.held().mapv(|a| count(a) as u16)),
+            false => CountedPatterns::Long(scan.amplitude.held().mapv(|a| count(a) as u32)),
         })
     }
 

@@ -6,12 +6,14 @@ use ndarray::{Array2, Array3, Axis};
 use num_complex::Complex32;
 
 use super::instrument::Instrument;
+use super::stack::Stack;
+use crate::Result;
 
 /// A scan: what was measured, where, and with which illumination.
 #[derive(Clone, Debug)]
 pub struct Scan {
     /// [M, N, N] amplitudes a = √I / κ, 0 where the mask is 0, zero frequency at (N/2, N/2). Finite and ≥ 0.
-    pub amplitude: Array3<f32>,
+    pub amplitude: Stack,
     /// counts = (κ a)².
     pub dose: Dose,
     /// [P, N, N] probe modes in the file's own gauge, summed incoherently.
@@ -87,11 +89,35 @@ impl Scan {
     }
 
     /// The patterns at `indices`, in that order, with everything that belongs to them; repeats are
-    /// allowed. Dose, probe, mask and object stay. Panics on an index outside the scan.
+    /// allowed. Dose, probe, mask and object stay. Panics on an index outside the scan, and where the
+    /// patterns are in a file.
     pub fn subset(&self, indices: &[usize]) -> Scan {
+        self.with_patterns(self.amplitude.held().select(Axis(0), indices), indices)
+    }
+
+    /// The same, read into memory from wherever the patterns are.
+    ///
+    /// # Errors
+    /// Their file cannot be read.
+    pub fn excerpt(&self, indices: &[usize]) -> Result<Scan> {
+        let (_, height, width) = self.amplitude.dim();
+        let mut pixels = Vec::with_capacity(indices.len() * height * width);
+        self.amplitude.read(indices, &mut pixels)?;
+        let patterns = Array3::from_shape_vec((indices.len(), height, width), pixels);
+        Ok(self.with_patterns(patterns.expect("as many pixels"), indices))
+    }
+
+    /// Numbers of all patterns.
+    pub fn pixels(&self) -> u64 {
+        let (count, height, width) = self.amplitude.dim();
+        (count * height * width) as u64
+    }
+
+    /// These patterns, which are those at `indices`.
+    fn with_patterns(&self, patterns: Array3<f32>, indices: &[usize]) -> Scan {
         let pick = |all: &Vec<Position>| indices.iter().map(|&i| all[i]).collect::<Vec<_>>();
         Scan {
-            amplitude: self.amplitude.select(Axis(0), indices),
+            amplitude: patterns.into(),
             dose: self.dose,
             probe: self.probe.clone(),
             positions: pick(&self.positions),
@@ -106,7 +132,7 @@ impl Scan {
 
     /// Σ a² of one pattern, averaged over the patterns. Masked pixels count as 0.
     pub fn mean_energy(&self) -> f64 {
-        mean_energy(&self.amplitude)
+        self.amplitude.mean_energy()
     }
 
     /// Mean photons in a pattern: κ² · [`mean_energy`](Scan::mean_energy).
@@ -136,10 +162,4 @@ impl Scan {
             self.probe.iter().map(|p| f64::from(p.re).powi(2) + f64::from(p.im).powi(2)).sum();
         (self.mean_energy() / power).sqrt()
     }
-}
-
-/// Σ a² per pattern, averaged over the first axis, accumulated in f64.
-pub(super) fn mean_energy(amplitude: &Array3<f32>) -> f64 {
-    let sum: f64 = amplitude.iter().map(|&a| f64::from(a).powi(2)).sum();
-    sum / amplitude.dim().0.max(1) as f64
 }

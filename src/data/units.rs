@@ -5,7 +5,8 @@ use log::debug;
 use ndarray::Array3;
 use serde::{Deserialize, Serialize};
 
-use super::scan::{Dose, DoseOrigin, mean_energy};
+use super::scan::{Dose, DoseOrigin};
+use super::values::Census;
 
 /// Photons per pattern when neither flag nor file says.
 pub const DEFAULT_PHOTONS: f64 = 1e9;
@@ -61,21 +62,22 @@ pub struct Hints {
     pub metadata_kappa: Option<f64>,
 }
 
-/// Amplitudes, their dose, and the reasons for a person to read.
+/// What the values are, and the reasons for a person to read.
 #[derive(Debug)]
 pub struct Resolved {
-    pub amplitude: Amplitude,
+    /// They are intensities, of which amplitudes are the roots.
+    pub roots: bool,
     pub dose: Dose,
     pub reason: String,
 }
 
 /// Decides between counts and amplitudes and finds κ in counts = (κ a)².
 ///
-/// `values` are finite, ≥ 0 and not all 0. In order: the flag; an integer type or metadata that
+/// The values of the `census` are finite, ≥ 0 and not all 0. In order: the flag; an integer type or metadata that
 /// names counts; values that are all whole numbers, which are counts, since a measured amplitude is
 /// whole in every pixel only by chance; everything else is an amplitude. The square of an integer is
 /// whole too, so whole squares are looked for only after whole values.
-pub fn resolve(values: Array3<f32>, hints: Hints) -> Resolved {
+pub fn resolve(census: &Census, hints: Hints) -> Resolved {
     let undecided = hints.domain == InputDomain::Auto && !hints.integer;
     let counts = match hints.domain {
         InputDomain::Counts => Some("counts, because --input-domain says so"),
@@ -85,7 +87,7 @@ pub fn resolve(values: Array3<f32>, hints: Hints) -> Resolved {
         InputDomain::Auto if hints.format_counts => {
             Some("counts, because files of this format hold intensities")
         }
-        InputDomain::Auto if values.iter().all(|v| v.fract() == 0.0) => Some(
+        InputDomain::Auto if census.whole => Some(
             "counts, because every value is a whole number (--input-domain amplitude if they are \
              amplitudes)",
         ),
@@ -94,34 +96,33 @@ pub fn resolve(values: Array3<f32>, hints: Hints) -> Resolved {
     match (counts, hints.metadata_kappa.filter(|_| undecided)) {
         // Intensities in the unit of the amplitudes that they were made of.
         (_, Some(kappa)) if hints.format_counts && hints.flag_photons.is_none() => Resolved {
-            amplitude: Counts(values).into_amplitude(),
+            roots: true,
             dose: Dose { kappa, origin: DoseOrigin::Metadata },
             reason: format!("intensities, of which 1 is {:.6e} photons (metadata)", kappa * kappa),
         },
-        (_, Some(_)) if !(hints.metadata_counts || hints.format_counts) => {
-            calibrate(Amplitude(values), hints)
-        }
+        (_, Some(_)) if !(hints.metadata_counts || hints.format_counts) => calibrate(census, hints),
         (Some(reason), _) => Resolved {
-            amplitude: Counts(values).into_amplitude(),
+            roots: true,
             dose: Dose { kappa: 1.0, origin: DoseOrigin::Counts },
             reason: reason.to_owned(),
         },
-        (None, _) => calibrate(Amplitude(values), hints),
+        (None, _) => calibrate(census, hints),
     }
 }
 
-fn calibrate(amplitude: Amplitude, hints: Hints) -> Resolved {
-    if whole_squares(&amplitude) {
+fn calibrate(census: &Census, hints: Hints) -> Resolved {
+    let energy = census.mean_energy(false);
+    if census.squares.proven() {
         let reason =
             "amplitudes whose squares are whole numbers: one unit is one photon".to_owned();
         let dose = Dose { kappa: 1.0, origin: DoseOrigin::WholeSquares };
-        return Resolved { amplitude, dose, reason };
+        return Resolved { roots: false, dose, reason };
     }
     if let (Some(kappa), None) = (hints.metadata_kappa, hints.flag_photons) {
-        let photons = kappa.powi(2) * mean_energy(&amplitude.0);
+        let photons = kappa.powi(2) * energy;
         let reason = format!("normalised amplitudes, {photons:.4e} photons per pattern (metadata)");
         let dose = Dose { kappa, origin: DoseOrigin::Metadata };
-        return Resolved { amplitude, dose, reason };
+        return Resolved { roots: false, dose, reason };
     }
     let (photons, origin, from) = match (hints.flag_photons, hints.metadata_photons) {
         (Some(photons), _) => (photons, DoseOrigin::Flag, "from --nphotons"),
@@ -130,27 +131,39 @@ fn calibrate(amplitude: Amplitude, hints: Hints) -> Resolved {
             (DEFAULT_PHOTONS, DoseOrigin::Default, "the default; set it with --nphotons")
         }
     };
-    let kappa = (photons / mean_energy(&amplitude.0)).sqrt();
+    let kappa = (photons / energy).sqrt();
     let reason = format!("normalised amplitudes, {photons:.4e} photons per pattern ({from})");
-    Resolved { amplitude, dose: Dose { kappa, origin }, reason }
+    Resolved { roots: false, dose: Dose { kappa, origin }, reason }
 }
 
 /// Whether every amplitude is the square root of a whole number, as far as f32 can tell. Bright
-/// pixels, whose squares are blurred by rounding, do not testify; a pattern with no other fails.
-pub fn whole_squares(amplitude: &Amplitude) -> bool {
-    let mut witnesses = 0usize;
-    for &a in &amplitude.0 {
+/// pixels, whose squares are blurred by rounding, do not testify; patterns with no other fail.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WholeSquares {
+    witnesses: usize,
+    refuted: bool,
+}
+
+impl WholeSquares {
+    pub fn add(&mut self, a: f32) {
+        if self.refuted || a == 0.0 {
+            return;
+        }
         let square = f64::from(a).powi(2);
         let tolerance = WHOLE + SQUARE_ERROR * square;
-        if a == 0.0 || tolerance > BLUR {
-            continue;
+        if tolerance > BLUR {
+            return;
         }
         // A small amplitude is near 0, but the square root of no count.
         if square < 0.5 || (square - square.round()).abs() > tolerance {
             debug!("{square} is no whole number of photons");
-            return false;
+            self.refuted = true;
+            return;
         }
-        witnesses += 1;
+        self.witnesses += 1;
     }
-    witnesses > 0
+
+    pub fn proven(&self) -> bool {
+        self.witnesses > 0 && !self.refuted
+    }
 }

@@ -1,49 +1,135 @@
 //! Checks of plain values: finite, not negative, not dark.
 
-use ndarray::{Array2, Array3, Axis};
+use ndarray::{Array2, ArrayView3};
 
 use super::check::Problem;
+use super::units::WholeSquares;
 
 /// Types up to one byte reach their largest value in ordinary use; in wider ones it is a marker.
 const BYTE: f64 = 255.0;
 
-/// Problems of patterns [M, N, N]; `limit` is the largest value of the file's type, if unsigned.
-pub fn check(key: &str, values: &Array3<f32>, limit: Option<f64>) -> Vec<Problem> {
-    let indexed = || values.indexed_iter().map(|((m, y, x), &v)| ([m, y, x], v));
-    let bad: Vec<Problem> =
-        [non_finite(key, indexed()), negative(key, indexed())].into_iter().flatten().collect();
-    if !bad.is_empty() {
-        return bad;
-    }
-    let patterns = values.dim().0;
-    let dark: Vec<usize> = (0..patterns)
-        .filter(|&m| values.index_axis(Axis(0), m).iter().all(|&v| v == 0.0))
-        .collect();
-    let mut problems = Vec::new();
-    match dark.first() {
-        Some(_) if dark.len() == patterns => return vec![Problem::AllDark { patterns }],
-        Some(&first) => {
-            problems.push(Problem::DarkPatterns { count: dark.len(), patterns, first });
-        }
-        None => {}
-    }
-    if let Some(limit) = limit.filter(|&limit| limit > BYTE) {
-        let count = values.iter().filter(|&&v| v >= limit as f32).count();
-        if count > 0 {
-            problems.push(Problem::Saturated { count, limit });
-        }
-    }
-    problems
+/// What there is to know of all patterns [M, N, N], in whatever parts they come.
+#[derive(Clone, Debug)]
+pub struct Census {
+    /// The largest value of the file's type, where reaching it means something.
+    limit: Option<f64>,
+    patterns: usize,
+    non_finite: Tally,
+    negative: Tally,
+    /// Patterns that are 0 everywhere.
+    dark: Tally,
+    saturated: usize,
+    /// Every value is a whole number.
+    pub whole: bool,
+    pub squares: WholeSquares,
+    pub largest: f32,
+    /// Σ v², and Σ √v².
+    sums: [f64; 2],
 }
 
-/// Sets the pixels that the mask ignores to 0 in every pattern: they may hold anything, NaN too.
-pub fn silence(values: &mut Array3<f32>, mask: &Array2<f32>) {
-    for mut pattern in values.outer_iter_mut() {
-        pattern.zip_mut_with(mask, |value, &weight| {
-            if weight == 0.0 {
-                *value = 0.0;
+/// How many there are, and where the first is.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    count: usize,
+    first: Vec<usize>,
+}
+
+impl Tally {
+    fn add(&mut self, at: &[usize]) {
+        if self.count == 0 {
+            self.first = at.to_vec();
+        }
+        self.count += 1;
+    }
+}
+
+impl Census {
+    /// Of no pattern yet; `limit` is the largest value of the file's type, if unsigned.
+    pub fn new(limit: Option<f64>) -> Census {
+        Census {
+            limit: limit.filter(|&limit| limit > BYTE),
+            patterns: 0,
+            non_finite: Tally::default(),
+            negative: Tally::default(),
+            dark: Tally::default(),
+            saturated: 0,
+            whole: true,
+            squares: WholeSquares::default(),
+            largest: 0.0,
+            sums: [0.0; 2],
+        }
+    }
+
+    /// Counts the next patterns.
+    pub fn add(&mut self, patterns: ArrayView3<f32>) {
+        let saturation = self.limit.map_or(f32::INFINITY, |limit| limit as f32);
+        for pattern in patterns.outer_iter() {
+            let mut dark = true;
+            for ((y, x), &v) in pattern.indexed_iter() {
+                dark &= v == 0.0;
+                if !v.is_finite() {
+                    self.non_finite.add(&[self.patterns, y, x]);
+                }
+                if v < 0.0 {
+                    self.negative.add(&[self.patterns, y, x]);
+                }
+                self.saturated += usize::from(v >= saturation);
+                self.whole &= v.fract() == 0.0;
+                self.squares.add(v);
+                self.largest = self.largest.max(v);
+                self.sums[0] += f64::from(v).powi(2);
+                self.sums[1] += f64::from(v.sqrt()).powi(2);
             }
+            if dark {
+                self.dark.add(&[self.patterns]);
+            }
+            self.patterns += 1;
+        }
+    }
+
+    /// Σ a² per pattern, averaged over the patterns, of the values or of their `roots`.
+    pub fn mean_energy(&self, roots: bool) -> f64 {
+        self.sums[usize::from(roots)] / self.patterns.max(1) as f64
+    }
+
+    /// What is wrong with the patterns, which the file calls `key`.
+    pub fn problems(&self, key: &str) -> Vec<Problem> {
+        let bad = |tally: &Tally| (tally.count > 0).then(|| (tally.count, tally.first.clone()));
+        let non_finite = bad(&self.non_finite).map(|(count, first)| Problem::NonFinite {
+            key: key.to_owned(),
+            count,
+            first,
         });
+        let negative = bad(&self.negative).map(|(count, first)| Problem::Negative {
+            key: key.to_owned(),
+            count,
+            first,
+        });
+        let bad: Vec<Problem> = [non_finite, negative].into_iter().flatten().collect();
+        if !bad.is_empty() {
+            return bad;
+        }
+        let (patterns, count) = (self.patterns, self.dark.count);
+        if count == patterns {
+            return vec![Problem::AllDark { patterns }];
+        }
+        let mut problems = Vec::new();
+        if let Some(&first) = self.dark.first.first() {
+            problems.push(Problem::DarkPatterns { count, patterns, first });
+        }
+        if let Some(limit) = self.limit.filter(|_| self.saturated > 0) {
+            problems.push(Problem::Saturated { count: self.saturated, limit });
+        }
+        problems
+    }
+}
+
+/// Sets the pixels of a frame that the mask ignores to 0: they may hold anything, NaN too.
+pub fn silence<'a>(frame: impl IntoIterator<Item = &'a mut f32>, mask: &Array2<f32>) {
+    for (value, &weight) in frame.into_iter().zip(mask) {
+        if weight == 0.0 {
+            *value = 0.0;
+        }
     }
 }
 

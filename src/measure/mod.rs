@@ -4,4 +4,5 @@ pub mod bench;
 pub mod cases;
 #[cfg(feature = "cust")]
 pub mod cust;
+pub mod scale;
 pub mod selftest;

@@ -6,15 +6,17 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::verdict::{Evidence, shot_noise};
+use crate::data::Stack;
 use crate::data::scan::Position;
-use crate::simulate::Forward;
+use crate::simulate::{Forward, forward};
+use crate::stitch::Banded;
 use crate::{Error, Result};
 
 /// A reconstruction beside the patterns that it must explain.
 #[derive(Clone, Copy, Debug)]
 pub struct Explained<'a> {
     /// [M, N, N] measured amplitudes, zero frequency at (N/2, N/2).
-    pub amplitude: ArrayView3<'a, f32>,
+    pub amplitude: &'a Stack,
     /// κ in counts = (κ a)².
     pub kappa: f64,
     /// [N, N]; detector pixels of weight 0 do not count.
@@ -22,7 +24,7 @@ pub struct Explained<'a> {
     /// [P, N, N] modes in the gauge of the amplitudes: a² = Σ_p |F(P_p O)|².
     pub probe: ArrayView3<'a, Complex32>,
     /// [H, W] canvas.
-    pub object: ArrayView2<'a, Complex32>,
+    pub object: Canvas<'a>,
     /// Object pixel (row, column) of canvas pixel (0, 0).
     pub origin_yx: [f64; 2],
     /// [K] positions of the patterns that are compared, object pixels.
@@ -33,6 +35,47 @@ pub struct Explained<'a> {
     pub gains: Option<&'a [f64]>,
     /// [N, N] light that no object shapes, in the unit of a²; none: 0.
     pub background: Option<ArrayView2<'a, f32>>,
+}
+
+/// An object, in memory or in files.
+#[derive(Clone, Copy, Debug)]
+pub enum Canvas<'a> {
+    Held(ArrayView2<'a, Complex32>),
+    Banded(&'a Banded),
+}
+
+impl<'a> From<ArrayView2<'a, Complex32>> for Canvas<'a> {
+    fn from(object: ArrayView2<'a, Complex32>) -> Canvas<'a> {
+        Canvas::Held(object)
+    }
+}
+
+/// The same in double precision.
+enum Wide<'a> {
+    Held(Array2<Complex64>),
+    Banded(&'a Banded),
+}
+
+impl<'a> Wide<'a> {
+    fn of(canvas: Canvas<'a>) -> Wide<'a> {
+        match canvas {
+            Canvas::Held(object) => Wide::Held(object.mapv(widen)),
+            Canvas::Banded(bands) => Wide::Banded(bands),
+        }
+    }
+
+    /// [N, N] intensity at a position on the canvas.
+    fn intensity(&self, forward: &Forward, position: Position, side: usize) -> Result<Array2<f64>> {
+        match self {
+            Wide::Held(object) => Ok(forward.intensity(object.view(), position)),
+            Wide::Banded(bands) => {
+                let corner = forward::corner(position, side);
+                let window = bands.window(corner, (side + 1, side + 1))?.mapv(widen);
+                let patch = forward::extract_from(window.view(), corner, position, side);
+                Ok(forward.intensity_of(&patch))
+            }
+        }
+    }
 }
 
 /// Agreement in the space of the data; I is measured, Î expected from the reconstruction.
@@ -96,7 +139,7 @@ struct Totals {
 pub fn data_space(scene: &Explained) -> Result<DataSpace> {
     check(scene)?;
     let forward = Forward::new(scene.probe.mapv(widen));
-    let object = scene.object.mapv(widen);
+    let object = Wide::of(scene.object);
     let frames: Vec<Totals> = scene
         .indices
         .par_iter()
@@ -104,9 +147,9 @@ pub fn data_space(scene: &Explained) -> Result<DataSpace> {
         .enumerate()
         .map(|(k, (&index, &position))| {
             let gain = scene.gains.map_or(1.0, |gains| gains[k]);
-            frame(scene, &forward, object.view(), index, position, gain)
+            frame(scene, &forward, &object, index, position, gain)
         })
-        .collect();
+        .collect::<Result<_>>()?;
     // In the order of the frames: the same bits on any number of threads.
     let all = frames.iter().fold(Totals::default(), Totals::plus);
     if all.measured_squared <= 0.0 {
@@ -148,12 +191,12 @@ fn check(scene: &Explained) -> Result<()> {
 fn expected(
     scene: &Explained,
     forward: &Forward,
-    object: ArrayView2<Complex64>,
+    object: &Wide,
     position: Position,
-) -> Array2<f64> {
+) -> Result<Array2<f64>> {
     let on_canvas =
         Position { x: position.x - scene.origin_yx[1], y: position.y - scene.origin_yx[0] };
-    forward.intensity(object, on_canvas)
+    object.intensity(forward, on_canvas, scene.probe.dim().1)
 }
 
 /// A pattern as it was measured, and as the reconstruction has it.
@@ -170,7 +213,10 @@ pub struct Shown {
 
 /// The patterns that are explained best, as most are, and worst, in this order; fewer where the scan
 /// has fewer. `figures` are those of [`data_space`].
-pub fn typical_frames(scene: &Explained, figures: &DataSpace) -> Vec<Shown> {
+///
+/// # Errors
+/// The patterns are in a file that cannot be read.
+pub fn typical_frames(scene: &Explained, figures: &DataSpace) -> Result<Vec<Shown>> {
     let mut order: Vec<usize> = (0..figures.per_frame.len()).collect();
     order.sort_by(|&a, &b| figures.per_frame[a].residual.total_cmp(&figures.per_frame[b].residual));
     let mut chosen: Vec<usize> = match order.len() {
@@ -179,45 +225,45 @@ pub fn typical_frames(scene: &Explained, figures: &DataSpace) -> Vec<Shown> {
     };
     chosen.dedup();
     let forward = Forward::new(scene.probe.mapv(widen));
-    let object = scene.object.mapv(widen);
-    let show = |k: usize| shown(scene, &forward, object.view(), k, figures.per_frame[k]);
+    let object = Wide::of(scene.object);
+    let show = |k: usize| shown(scene, &forward, &object, k, figures.per_frame[k]);
     chosen.into_iter().map(show).collect()
 }
 
 fn shown(
     scene: &Explained,
     forward: &Forward,
-    object: ArrayView2<Complex64>,
+    object: &Wide,
     k: usize,
     figures: FrameFigures,
-) -> Shown {
+) -> Result<Shown> {
     let (index, photons) = (scene.indices[k], scene.kappa.powi(2));
     let gain = scene.gains.map_or(1.0, |gains| gains[k]);
-    let mut predicted = expected(scene, forward, object, scene.positions[k]);
+    let mut predicted = expected(scene, forward, object, scene.positions[k])?;
     predicted.mapv_inplace(|i| gain * i);
     if let Some(background) = scene.background {
         predicted.zip_mut_with(&background, |i, b| *i += f64::from(*b));
     }
-    let mut measured = scene.amplitude.index_axis(ndarray::Axis(0), index).to_owned();
+    let mut measured = scene.amplitude.pattern(index)?.into_owned();
     measured.mapv_inplace(|a| (photons * f64::from(a).powi(2)) as f32);
     if let Some(mask) = scene.mask {
         let hide = |i: &mut f32, m: &f32| *i = if *m > 0.0 { *i } else { f32::NAN };
         measured.zip_mut_with(&mask, hide);
     }
     let predicted = predicted.mapv(|i| (photons * i) as f32);
-    Shown { index, residual: figures.residual, measured, predicted }
+    Ok(Shown { index, residual: figures.residual, measured, predicted })
 }
 
 fn frame(
     scene: &Explained,
     forward: &Forward,
-    object: ArrayView2<Complex64>,
+    object: &Wide,
     index: usize,
     position: Position,
     gain: f64,
-) -> Totals {
-    let expected = expected(scene, forward, object, position);
-    let measured = scene.amplitude.index_axis(ndarray::Axis(0), index);
+) -> Result<Totals> {
+    let expected = expected(scene, forward, object, position)?;
+    let measured = scene.amplitude.pattern(index)?;
     let mut sums = Totals::default();
     for ((at, &a), &intensity) in measured.indexed_iter().zip(&expected) {
         if scene.mask.is_none_or(|m| m[at] > 0.0) {
@@ -225,7 +271,7 @@ fn frame(
             sums.add(f64::from(a), gain * intensity + background, scene.kappa);
         }
     }
-    sums
+    Ok(sums)
 }
 
 impl Totals {

@@ -60,7 +60,7 @@ impl Field {
 /// (x, y) in pixels from the corner, weighted by intensity; a dark pattern has none.
 fn centre_of_mass(scan: &Scan, index: usize) -> Option<[f64; 2]> {
     let (mut total, mut x_sum, mut y_sum) = (0.0, 0.0, 0.0);
-    for ((y, x), &a) in scan.amplitude.index_axis(ndarray::Axis(0), index).indexed_iter() {
+    for ((y, x), &a) in scan.amplitude.held().index_axis(ndarray::Axis(0), index).indexed_iter() {
         let intensity = f64::from(a).powi(2);
         total += intensity;
         x_sum += intensity * x as f64;

@@ -64,7 +64,7 @@ impl Trial {
     /// the object, which says nothing about orientation but takes many steps to solve for.
     pub fn turned(&self, turn: Turn, with_probe: bool) -> Scan {
         let mut scan = self.scan.clone();
-        for mut frame in scan.amplitude.axis_iter_mut(Axis(0)) {
+        for mut frame in scan.amplitude.held_mut().axis_iter_mut(Axis(0)) {
             let turned = turn.frame(frame.view());
             frame.assign(&turned);
         }
@@ -128,7 +128,7 @@ fn check_part(part: &Scan) -> Result<Overlap, String> {
 fn variance(part: &Scan) -> (f64, f64) {
     let (count, kappa) = (part.len() as f64, part.dose.kappa);
     let (mut found, mut expected, mut squares) = (0.0, 0.0, 0.0);
-    for lane in part.amplitude.lanes(Axis(0)) {
+    for lane in part.amplitude.held().lanes(Axis(0)) {
         let counts = |a: &f32| (kappa * f64::from(*a)).powi(2);
         let mean = lane.iter().map(counts).sum::<f64>() / count;
         let root = mean.sqrt();
@@ -178,7 +178,7 @@ fn middle(positions: &[Position], count: usize) -> Vec<usize> {
 /// Halves the side while it is above `most` and the middle of the patterns holds nearly all light.
 fn cropped_side(scan: &Scan, most: usize) -> usize {
     let mut mean = Array2::<f64>::zeros((scan.side(), scan.side()));
-    for pattern in scan.amplitude.axis_iter(Axis(0)) {
+    for pattern in scan.amplitude.held().axis_iter(Axis(0)) {
         Zip::from(&mut mean).and(&pattern).for_each(|m, &a| *m += f64::from(a).powi(2));
     }
     let mut side = scan.side();
@@ -201,12 +201,12 @@ fn inner<T>(image: ArrayView2<T>, side: usize) -> ArrayView2<T> {
 fn cropped(scan: &Scan, side: usize) -> Scan {
     let shrink = side as f64 / scan.side() as f64;
     let mut amplitude = Array3::zeros((scan.len(), side, side));
-    for (mut out, frame) in amplitude.outer_iter_mut().zip(scan.amplitude.outer_iter()) {
+    for (mut out, frame) in amplitude.outer_iter_mut().zip(scan.amplitude.held().outer_iter()) {
         out.assign(&inner(frame, side));
     }
     let positions = scan.positions.iter().map(|p| Position { x: shrink * p.x, y: shrink * p.y });
     Scan {
-        amplitude,
+        amplitude: amplitude.into(),
         probe: coarse(&strongest(&scan.probe), side),
         positions: positions.collect(),
         nominal: None,
@@ -255,7 +255,7 @@ fn steer(scan: &mut Scan) {
         beam += &centre(&wave.mapv(|z| z.norm_sqr()));
     }
     let mut light = Array2::<f64>::zeros((side, side));
-    for frame in scan.amplitude.outer_iter() {
+    for frame in scan.amplitude.held().outer_iter() {
         Zip::from(&mut light).and(&frame).for_each(|l, &a| *l += f64::from(a).powi(2));
     }
     // What the mask hides is missing on both sides.

@@ -27,12 +27,16 @@ pub fn over_scan(positions: &[Position], values: &[f64], canvas: &Canvas) -> Arr
     let rows = map.as_slice_mut().expect("an array made from one element is contiguous");
     rows.par_chunks_mut(canvas.width).enumerate().for_each(|(y, row)| {
         let y = (y as i64 + top) as f64;
-        let near: Vec<(usize, &Position)> =
+        let mut near: Vec<(usize, &Position)> =
             positions.iter().enumerate().filter(|(_, p)| (p.y - y).abs() <= reach).collect();
+        near.sort_by(|(_, a), (_, b)| a.x.total_cmp(&b.x));
         for (x, cell) in row.iter_mut().enumerate() {
             let x = (x as i64 + left) as f64;
             let distance = |p: &Position| (p.x - x).hypot(p.y - y);
-            let closest = near.iter().min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)));
+            let from = near.partition_point(|(_, p)| p.x < x - reach);
+            let beside = near[from..].iter().take_while(|(_, p)| p.x <= x + reach);
+            let closest =
+                beside.min_by(|a, b| distance(a.1).total_cmp(&distance(b.1)).then(a.0.cmp(&b.0)));
             if let Some((k, p)) = closest
                 && distance(p) <= reach
             {

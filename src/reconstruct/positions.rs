@@ -80,7 +80,7 @@ pub fn check(scan: &Scan, probe: &ndarray::Array3<Complex32>, indices: &[usize])
 /// Spread of the patterns about their mean, in units of the shot noise of √counts, over pixels that
 /// count enough photons; infinite where none does.
 fn spread(scan: &Scan, indices: &[usize]) -> f64 {
-    let chosen = scan.amplitude.select(Axis(0), indices);
+    let chosen = scan.amplitude.held().select(Axis(0), indices);
     let count = indices.len() as f64;
     let (mut sum, mut pixels) = (0.0, 0usize);
     for lane in chosen.lanes(Axis(0)) {

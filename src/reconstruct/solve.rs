@@ -122,7 +122,7 @@ impl<'a> Job<'a> {
         let (step, backend, n) = (&self.step, self.backend.as_mut(), self.side);
         let mut frames = Vec::with_capacity(self.start.indices.len() * n * n);
         for &i in &self.start.indices {
-            frames.extend(scan.amplitude.index_axis(Axis(0), i).iter());
+            frames.extend(scan.amplitude.held().index_axis(Axis(0), i).iter());
         }
         if stream {
             let (staged, pixels) = (Vec::new(), n * n);

@@ -17,7 +17,7 @@ impl SimulatedScan {
             Patterns::Expected(mean) => (mean.mapv(f32::sqrt), DoseOrigin::Metadata),
         };
         Scan {
-            amplitude,
+            amplitude: amplitude.into(),
             dose: Dose { kappa: 1.0, origin },
             probe: self.probe.map(narrow),
             positions: self.positions.clone(),

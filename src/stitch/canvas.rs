@@ -33,6 +33,14 @@ impl Canvas {
     /// One position, or many equal ones, give a canvas of the crop alone. Errors: no positions, a
     /// position that is not finite, a canvas larger than the memory.
     pub fn around(positions: &[Position], crop: usize) -> Result<Canvas> {
+        let canvas = Canvas::of_any_size(positions, crop)?;
+        canvas.check_size()?;
+        Ok(canvas)
+    }
+
+    /// The same, larger than the memory too, for [`BandStitcher`](super::BandStitcher). Errors: no
+    /// positions, or one that is not finite.
+    pub fn of_any_size(positions: &[Position], crop: usize) -> Result<Canvas> {
         if positions.is_empty() {
             return Err(Error::Run("a canvas needs at least one position".into()));
         }
@@ -45,13 +53,15 @@ impl Canvas {
         }
         let (top, height) = extent(positions.iter().map(|p| p.y), crop);
         let (left, width) = extent(positions.iter().map(|p| p.x), crop);
-        let canvas = Canvas { height, width, origin_yx: [top, left] };
-        canvas.check_size()?;
-        Ok(canvas)
+        Ok(Canvas { height, width, origin_yx: [top, left] })
+    }
+
+    pub fn pixels(&self) -> u64 {
+        (self.height as u64).saturating_mul(self.width as u64)
     }
 
     /// An error if the canvas has no pixels, or more than the free memory can stitch.
-    pub(super) fn check_size(&self) -> Result<()> {
+    pub fn check_size(&self) -> Result<()> {
         if self.height == 0 || self.width == 0 {
             return Err(Error::Run(format!(
                 "a canvas of {} × {} pixels holds nothing",

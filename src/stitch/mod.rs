@@ -9,6 +9,8 @@
 //! ascending index, so the bits depend neither on the number of threads nor on how the patches were
 //! cut into batches.
 
+use std::ops::Range;
+
 use ndarray::{Array2, ArrayView3};
 use num_complex::Complex32;
 use rayon::prelude::*;
@@ -17,10 +19,12 @@ use crate::data::scan::Position;
 use crate::ops::stitch::CELL;
 use crate::{Error, Result};
 
+mod bands;
 mod canvas;
 mod extract;
 mod orientation;
 
+pub use bands::{BandStitcher, Banded};
 pub use canvas::Canvas;
 pub use extract::extract;
 pub use orientation::Orientation;
@@ -77,12 +81,18 @@ pub fn stitch(
 /// Stitches patches as they come, in batches of any size, without holding them.
 #[derive(Debug)]
 pub struct Stitcher {
+    rule: Rule,
+    /// [height, width], row-major.
+    cells: Vec<Cell>,
+}
+
+/// What is asked of patches, and what has been seen of them.
+#[derive(Debug)]
+struct Rule {
     canvas: Canvas,
     crop: usize,
     /// [crop, crop], row-major.
     weights: Vec<f32>,
-    /// [height, width], row-major.
-    cells: Vec<Cell>,
     added: usize,
 }
 
@@ -105,16 +115,14 @@ impl Stitcher {
     /// Errors: an odd or empty crop, weights of another shape, negative, not finite or all zero, a
     /// canvas without pixels or larger than the memory.
     pub fn new(canvas: &Canvas, options: &Options) -> Result<Stitcher> {
-        let crop = options.crop;
-        check_crop(crop)?;
+        check_crop(options.crop)?;
         canvas.check_size()?;
         let mut cells = Vec::new();
         cells
             .try_reserve_exact(canvas.height * canvas.width)
             .map_err(|_| canvas.too_large("more than this machine gives"))?;
         cells.resize(canvas.height * canvas.width, Cell::default());
-        let weights = weight_map(&options.weights, crop)?;
-        Ok(Stitcher { canvas: *canvas, crop, weights, cells, added: 0 })
+        Ok(Stitcher { rule: Rule::new(canvas, options)?, cells })
     }
 
     /// Adds the next patches, [B, N, N], at their B positions (object pixels).
@@ -124,26 +132,11 @@ impl Stitcher {
     /// positions than patches, patches that are not square, of odd side or smaller than the crop, a
     /// patch or position that is not finite, a patch that does not lie on the canvas entirely.
     pub fn add(&mut self, patches: ArrayView3<Complex32>, positions: &[Position]) -> Result<()> {
-        let (frames, side) = self.check_shape(&patches, positions)?;
-        if frames == 0 {
-            return Ok(());
-        }
-        let placements = (self.added..)
-            .zip(positions)
-            .map(|(index, position)| place(&self.canvas, self.crop, index, *position))
-            .collect::<Result<Vec<_>>>()?;
-        let patches = patches.as_standard_layout();
+        let placements = self.rule.accept(&patches, positions)?;
+        let (patches, side) = (patches.as_standard_layout(), patches.dim().1);
         let pixels = patches.as_slice().expect("a standard layout is contiguous");
-        self.check_finite(pixels, side * side)?;
-        let rows = RowLists::new(&placements, self.canvas.height);
-        let (crop, weights) = (self.crop, &self.weights);
-        self.cells.par_chunks_mut(self.canvas.width).enumerate().for_each(|(y, cells)| {
-            for &i in rows.of(y) {
-                let patch = &pixels[i * side * side..(i + 1) * side * side];
-                Crop { patch, side, weights, crop }.add_row(cells, y, &placements[i]);
-            }
-        });
-        self.added += frames;
+        let rows = 0..self.rule.canvas.height;
+        self.rule.add_rows(&mut self.cells, rows, (pixels, side), &placements);
         Ok(())
     }
 
@@ -151,39 +144,63 @@ impl Stitcher {
     ///
     /// Error: nothing was added.
     pub fn finish(self) -> Result<Stitched> {
+        let negligible = self.rule.negligible()?;
+        let Canvas { height, width, .. } = self.rule.canvas;
+        Ok(Stitched::of_sums(&self.cells, (height, width), negligible))
+    }
+}
+
+impl Rule {
+    /// Errors: as [`Stitcher::new`], but for the memory.
+    fn new(canvas: &Canvas, options: &Options) -> Result<Rule> {
+        let weights = weight_map(&options.weights, options.crop)?;
+        Ok(Rule { canvas: *canvas, crop: options.crop, weights, added: 0 })
+    }
+
+    /// Where the next patches lie, which are counted as added. Errors: as [`Stitcher::add`].
+    fn accept(
+        &mut self,
+        patches: &ArrayView3<Complex32>,
+        positions: &[Position],
+    ) -> Result<Vec<Placement>> {
+        self.check_shape(patches, positions)?;
+        let placements = (self.added..)
+            .zip(positions)
+            .map(|(index, position)| place(&self.canvas, self.crop, index, *position))
+            .collect::<Result<Vec<_>>>()?;
+        self.check_finite(patches)?;
+        self.added += positions.len();
+        Ok(placements)
+    }
+
+    /// Adds what patches of a side hold for `rows` of the canvas to the cells of these rows.
+    fn add_rows(
+        &self,
+        cells: &mut [Cell],
+        rows: Range<usize>,
+        (pixels, side): (&[Complex32], usize),
+        placements: &[Placement],
+    ) {
+        let lists = Lists::new(placements.iter().map(|p| p.rows.pixels()), rows.clone());
+        let (crop, weights) = (self.crop, &self.weights);
+        cells.par_chunks_mut(self.canvas.width).zip(rows).for_each(|(cells, y)| {
+            for &i in lists.of(y) {
+                let patch = &pixels[i * side * side..(i + 1) * side * side];
+                Crop { patch, side, weights, crop }.add_row(cells, y, &placements[i]);
+            }
+        });
+    }
+
+    /// Σw that is no coverage. Error: nothing was added.
+    fn negligible(&self) -> Result<f64> {
         if self.added == 0 {
             return Err(Error::Run("there are no patches to stitch".into()));
         }
         let largest = self.weights.iter().copied().fold(0.0, f32::max);
-        let negligible = NEGLIGIBLE * f64::from(largest);
-        let shape = (self.canvas.height, self.canvas.width);
-        let mut result = Stitched {
-            object: Array2::zeros(shape),
-            weights: Array2::zeros(shape),
-            consistency: Array2::zeros(shape),
-        };
-        let pixels = result.object.iter_mut().zip(&mut result.weights).zip(&mut result.consistency);
-        for (cell, ((object, weight), deviation)) in self.cells.iter().zip(pixels) {
-            if cell.weight <= negligible {
-                continue;
-            }
-            let [re, im] = cell.sum.map(|sum| sum / cell.weight);
-            *object = Complex32::new(re as f32, im as f32);
-            *weight = cell.weight as f32;
-            if cell.cover > 1 {
-                let variance = cell.square / cell.weight - (re * re + im * im);
-                *deviation = variance.max(0.0).sqrt() as f32;
-            }
-        }
-        Ok(result)
+        Ok(NEGLIGIBLE * f64::from(largest))
     }
 
-    /// The number of patches and their side.
-    fn check_shape(
-        &self,
-        patches: &ArrayView3<Complex32>,
-        positions: &[Position],
-    ) -> Result<(usize, usize)> {
+    fn check_shape(&self, patches: &ArrayView3<Complex32>, positions: &[Position]) -> Result<()> {
         let (frames, height, width) = patches.dim();
         if frames != positions.len() {
             let found = positions.len();
@@ -202,13 +219,12 @@ impl Stitcher {
                 "the stitching crop of {crop} pixels exceeds the patch of {height}"
             )));
         }
-        Ok((frames, height))
+        Ok(())
     }
 
-    fn check_finite(&self, pixels: &[Complex32], patch_pixels: usize) -> Result<()> {
-        let bad = pixels
-            .par_chunks(patch_pixels)
-            .position_first(|patch| !patch.iter().all(|z| z.is_finite()));
+    fn check_finite(&self, patches: &ArrayView3<Complex32>) -> Result<()> {
+        let patches: Vec<_> = patches.outer_iter().collect();
+        let bad = patches.par_iter().position_first(|patch| !patch.iter().all(|z| z.is_finite()));
         match bad {
             None => Ok(()),
             Some(i) => {
@@ -256,6 +272,29 @@ pub fn places(canvas: &Canvas, crop: usize, positions: &[Position]) -> Result<Ve
 }
 
 impl Stitched {
+    /// Of the sums of all patches, [height, width].
+    fn of_sums(cells: &[Cell], shape: (usize, usize), negligible: f64) -> Stitched {
+        let mut result = Stitched {
+            object: Array2::zeros(shape),
+            weights: Array2::zeros(shape),
+            consistency: Array2::zeros(shape),
+        };
+        let pixels = result.object.iter_mut().zip(&mut result.weights).zip(&mut result.consistency);
+        for (cell, ((object, weight), deviation)) in cells.iter().zip(pixels) {
+            if cell.weight <= negligible {
+                continue;
+            }
+            let [re, im] = cell.sum.map(|sum| sum / cell.weight);
+            *object = Complex32::new(re as f32, im as f32);
+            *weight = cell.weight as f32;
+            if cell.cover > 1 {
+                let variance = cell.square / cell.weight - (re * re + im * im);
+                *deviation = variance.max(0.0).sqrt() as f32;
+            }
+        }
+        result
+    }
+
     /// From the canvas that the op [`stitch`](crate::ops::stitch::stitch) leaves, [H, W, 5]. Object
     /// and consistency are multiplied by `gauge`; `weights` is what the patches were weighted with.
     ///
@@ -339,6 +378,10 @@ struct Span {
 }
 
 impl Span {
+    fn pixels(&self) -> Range<usize> {
+        self.first..self.first + self.len
+    }
+
     /// `centre` is a canvas coordinate. None if the span leaves 0..size.
     fn new(centre: f64, crop: usize, size: usize) -> Option<Span> {
         let start = centre - (crop / 2) as f64;
@@ -350,35 +393,40 @@ impl Span {
     }
 }
 
-/// For every canvas row the patches that touch it, in ascending index: what makes the work linear
-/// in the number of patches.
-struct RowLists {
-    /// Row y owns `patches[starts[y]..starts[y + 1]]`.
+/// For every place of a range the patches whose span touches it, in ascending index: what makes the
+/// work linear in the number of patches.
+struct Lists {
+    first: usize,
+    /// Place `first + k` owns `patches[starts[k]..starts[k + 1]]`.
     starts: Vec<usize>,
     patches: Vec<usize>,
 }
 
-impl RowLists {
-    fn new(placements: &[Placement], height: usize) -> RowLists {
-        let touched = |p: &Placement| p.rows.first..p.rows.first + p.rows.len;
-        let mut starts = vec![0; height + 1];
-        placements.iter().flat_map(touched).for_each(|y| starts[y + 1] += 1);
-        for y in 0..height {
-            starts[y + 1] += starts[y];
+impl Lists {
+    fn new(spans: impl Iterator<Item = Range<usize>> + Clone, within: Range<usize>) -> Lists {
+        let touched = |span: Range<usize>| {
+            let (from, to) = (span.start.max(within.start), span.end.min(within.end));
+            from - within.start..to.saturating_sub(within.start).max(from - within.start)
+        };
+        let mut starts = vec![0; within.len() + 1];
+        spans.clone().flat_map(touched).for_each(|place| starts[place + 1] += 1);
+        for place in 0..within.len() {
+            starts[place + 1] += starts[place];
         }
         let mut next = starts.clone();
-        let mut patches = vec![0; starts[height]];
-        for (i, placement) in placements.iter().enumerate() {
-            for y in touched(placement) {
-                patches[next[y]] = i;
-                next[y] += 1;
+        let mut patches = vec![0; starts[within.len()]];
+        for (i, span) in spans.enumerate() {
+            for place in touched(span) {
+                patches[next[place]] = i;
+                next[place] += 1;
             }
         }
-        RowLists { starts, patches }
+        Lists { first: within.start, starts, patches }
     }
 
-    fn of(&self, y: usize) -> &[usize] {
-        &self.patches[self.starts[y]..self.starts[y + 1]]
+    fn of(&self, place: usize) -> &[usize] {
+        let at = place - self.first;
+        &self.patches[self.starts[at]..self.starts[at + 1]]
     }
 }
 

@@ -6,35 +6,44 @@ use super::pool::{Epoch, Pool};
 use crate::Result;
 use crate::backend::Backend;
 use crate::data::scan::Scan;
+use crate::data::{Ahead, Stack, Stacks};
 use crate::graph::Value;
 use crate::metrics::verdict::shot_noise;
 use crate::models::physics::{central_box, probe_intensity};
 use crate::models::plans::{Inputs, Labels};
 
-/// Patterns that stay on the host, because the device cannot hold all; batches take turns in the
-/// two halves of the buffers that it has.
+/// Patterns that stay in memory because the device cannot hold all, or in a file because memory
+/// cannot; batches take turns in the two halves of the buffers that the device has.
 #[derive(Debug)]
 pub struct Streamed {
     /// Numbers of one pattern.
     pixels: usize,
-    /// Each buffer, and all that goes through it.
-    sources: Vec<(Value, Vec<f32>)>,
-    /// Where each is put together.
+    frames: (Value, Ahead),
+    /// Other buffers, and all that goes through each.
+    labels: Vec<(Value, Vec<f32>)>,
+    /// Where each of those is put together.
     staged: Vec<Vec<f32>>,
     half: usize,
 }
 
 impl Streamed {
-    /// Uploads the patterns of `index`, and says where in the buffers they are.
-    fn upload(&mut self, backend: &mut dyn Backend, index: &[usize]) -> Result<Vec<usize>> {
+    /// Uploads the patterns of `index`, and says where in the buffers they are. Those of the `next`
+    /// batch are begun to be read, where they are in a file.
+    fn upload(
+        &mut self,
+        backend: &mut dyn Backend,
+        index: &[usize],
+        next: Option<&[usize]>,
+    ) -> Result<Vec<usize>> {
         self.half = 1 - self.half;
-        self.staged.resize_with(self.sources.len(), Vec::new);
-        for (staged, (_, all)) in self.staged.iter_mut().zip(&self.sources) {
+        self.staged.resize_with(self.labels.len(), Vec::new);
+        for (staged, (_, all)) in self.staged.iter_mut().zip(&self.labels) {
             staged.clear();
             index.iter().for_each(|&i| staged.extend(&all[i * self.pixels..][..self.pixels]));
         }
-        let parts = self.sources.iter().zip(&self.staged);
-        let parts: Vec<(Value, &[f32])> = parts.map(|((v, _), s)| (*v, s.as_slice())).collect();
+        let (frames, ahead) = &mut self.frames;
+        let mut parts = vec![(*frames, ahead.take(index, next)?)];
+        parts.extend(self.labels.iter().zip(&self.staged).map(|((v, _), s)| (*v, s.as_slice())));
         backend.upload(self.half, &parts)?;
         let first = self.half * index.len();
         Ok((first..first + index.len()).collect())
@@ -51,12 +60,12 @@ pub fn load(
     test: Option<Scan>,
     streamed: bool,
 ) -> Result<Option<Streamed>> {
-    let mut sources = Vec::new();
+    let mut kept = Vec::new();
     let mut put = |backend: &mut dyn Backend, v: Value, all: Vec<f32>| {
         if !streamed {
             return backend.write(v, &all);
         }
-        sources.push((v, all));
+        kept.push((v, all));
         Ok(())
     };
     // A test scan that is one of the training scans is not held twice.
@@ -72,11 +81,16 @@ pub fn load(
         put(backend, amplitude, labels(|z, gauge| (f64::from(z.norm()) / gauge) as f32))?;
         put(backend, phase, labels(|z, _| z.arg()))?;
     }
-    let mut frames = Vec::with_capacity(scans.iter().map(|s| s.amplitude.len()).sum());
-    for scan in scans {
-        frames.extend(scan.amplitude.iter());
+    let labels = kept;
+    let mut stacks: Vec<Stack> = scans.into_iter().map(|scan| scan.amplitude).collect();
+    if !streamed {
+        let mut frames = Vec::with_capacity(backend.plan().range(inputs.frames).len());
+        for stack in stacks.drain(..) {
+            let all: Vec<usize> = (0..stack.dim().0).collect();
+            stack.read(&all, &mut frames)?;
+        }
+        backend.write(inputs.frames, &frames)?;
     }
-    put(backend, inputs.frames, frames)?;
     backend.write(inputs.probe, &pool.probes())?;
     let masks: Vec<f32> = pool.members.iter().flat_map(|m| m.mask.iter().copied()).collect();
     backend.write(inputs.mask, &masks)?;
@@ -85,7 +99,8 @@ pub fn load(
     }
     backend.write(inputs.seed, &[1.0])?;
     let (pixels, staged) = (pool.side * pool.side, Vec::new());
-    Ok(streamed.then_some(Streamed { pixels, sources, staged, half: 0 }))
+    let frames = (inputs.frames, Ahead::new(Stacks::new(stacks)));
+    Ok(streamed.then_some(Streamed { pixels, frames, labels, staged, half: 0 }))
 }
 
 /// What a group counts in the loss.
@@ -131,6 +146,26 @@ impl<'a> Batch<'a> {
         &self.epoch.index[self.first * self.channels..][..self.patterns()]
     }
 
+    /// The batch after this one.
+    fn next(&self) -> Option<Batch<'a>> {
+        let first = self.first + self.size;
+        (first < self.epoch.len()).then_some(Batch { first, ..*self })
+    }
+
+    /// Which groups, with the padding: that repeats the first group. It weighs nothing in the loss;
+    /// batch normalisation does see it, so that its statistics of a short last batch count that group
+    /// more than once.
+    fn groups(&self) -> impl Iterator<Item = usize> {
+        let (first, count) = (self.first, self.len());
+        (0..self.size).map(move |b| first + if b < count { b } else { 0 })
+    }
+
+    /// Which patterns, with the padding.
+    fn index(&self) -> Vec<usize> {
+        let c = self.channels;
+        self.groups().flat_map(|g| self.epoch.index[g * c..(g + 1) * c].iter().copied()).collect()
+    }
+
     /// For messages: which patterns.
     pub fn named(&self) -> String {
         format!(", patterns {:?}", self.frames())
@@ -146,17 +181,15 @@ impl<'a> Batch<'a> {
         share: Share,
         streamed: Option<&mut Streamed>,
     ) -> Result<()> {
-        // Padding repeats the first group. It weighs nothing in the loss; batch normalisation does
-        // see it, so that its statistics of a short last batch count that group more than once.
-        let group = |b: usize| self.first + if b < self.len() { b } else { 0 };
         let c = self.channels;
-        let groups = || (0..self.size).map(group);
+        let groups = || self.groups();
         let per_group = |f: &dyn Fn(usize) -> f32| -> Vec<f32> { groups().map(f).collect() };
-        let index: Vec<usize> =
-            groups().flat_map(|g| self.epoch.index[g * c..(g + 1) * c].iter().copied()).collect();
         let index = match streamed {
-            Some(streamed) => streamed.upload(backend, &index)?,
-            None => index,
+            Some(streamed) => {
+                let next = self.next().map(|batch| batch.index());
+                streamed.upload(backend, &self.index(), next.as_deref())?
+            }
+            None => self.index(),
         };
         backend.write(inputs.index, &index.iter().map(|&i| i as f32).collect::<Vec<_>>())?;
         backend.write(inputs.gain, &per_group(&|_| pool.input_scale as f32))?;

@@ -8,7 +8,7 @@ pub mod batch;
 pub mod collapse;
 mod nonfinite;
 mod pause;
-mod plan;
+pub mod plan;
 pub mod pool;
 pub mod precision;
 mod resume;
@@ -121,7 +121,15 @@ impl Trainer {
             pool.weigh_labels_by_light();
         }
         let supply = supply.map(|supply| Supplied { supply, epoch: 0, test: test.clone() });
-        let (step, streamed) = plan::plan(&config, &pool, device)?;
+        let scans = || train.iter().chain(&test);
+        // A complex number is two.
+        let in_memory = |scan: &Scan| {
+            let patterns = if scan.amplitude.is_filed() { 0 } else { 4 * scan.pixels() };
+            patterns + scan.labels.as_ref().map_or(0, |labels| 8 * labels.len() as u64)
+        };
+        let held = scans().map(in_memory).sum();
+        let filed = scans().any(|scan| scan.amplitude.is_filed());
+        let (step, streamed) = plan::plan(&config, &pool, device, held, filed)?;
         log::info!(
             "{} parameters, {:.0} MB of buffers for batches of {}",
             step.plan.elements(crate::graph::Role::Param),

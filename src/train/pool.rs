@@ -104,7 +104,7 @@ impl Pool {
             None => hold_out(&mut members, config.validation_split, seed),
         }
         let modes = members.iter().map(|m| m.probe.dim().0).max().unwrap_or(1);
-        let (energy, typical) = averages(train);
+        let (energy, typical) = averages(train)?;
         let input_scale = side as f64 / 2.0 / energy.sqrt();
         let label_pixels = vec![1.0; side * side];
         Ok(Pool { members, side, modes, input_scale, typical, label_pixels })
@@ -238,22 +238,25 @@ fn hold_out(members: &mut [Member], share: f64, seed: u64) {
 }
 
 /// Mean Σ a² per pattern, and the mean of (κ a)² and κ a per valid pixel.
-fn averages(train: &[Scan]) -> (f64, [f64; 2]) {
+fn averages(train: &[Scan]) -> Result<(f64, [f64; 2])> {
     let mut energy = (0.0, 0usize);
     let (mut counts, mut roots, mut pixels) = (0.0, 0.0, 0.0);
     for scan in train {
         energy = (energy.0 + scan.mean_energy() * scan.len() as f64, energy.1 + scan.len());
-        for pattern in scan.amplitude.outer_iter() {
-            for (at, &a) in pattern.indexed_iter() {
-                let weight = scan.mask.as_ref().map_or(1.0, |m| f64::from(m[at]));
-                let root = scan.dose.kappa * f64::from(a);
-                counts += weight * root * root;
-                roots += weight * root;
-                pixels += weight;
+        scan.amplitude.walk(|patterns| {
+            for pattern in patterns.outer_iter() {
+                for (at, &a) in pattern.indexed_iter() {
+                    let weight = scan.mask.as_ref().map_or(1.0, |m| f64::from(m[at]));
+                    let root = scan.dose.kappa * f64::from(a);
+                    counts += weight * root * root;
+                    roots += weight * root;
+                    pixels += weight;
+                }
             }
-        }
+            Ok(())
+        })?;
     }
-    (energy.0 / energy.1 as f64, [counts / pixels, roots / pixels])
+    Ok((energy.0 / energy.1 as f64, [counts / pixels, roots / pixels]))
 }
 
 fn shuffled(all: Epoch, channels: usize, seed: u64, epoch: u32) -> Epoch {

@@ -11,7 +11,7 @@ use super::state::LearnedScan;
 use crate::{Error, Result};
 
 /// Options that may differ without changing a single step, or that are checked by other means.
-const FREE: [&str; 16] = [
+const FREE: [&str; 18] = [
     "train_data_file",
     "test_data_file",
     "like",
@@ -21,6 +21,8 @@ const FREE: [&str; 16] = [
     "max_epochs",
     "device",
     "device_memory_limit",
+    "memory_limit",
+    "scratch_dir",
     "early_stop_patience",
     "on_nonfinite",
     "resume",

@@ -99,7 +99,9 @@ impl Synthetic {
         )?;
         let shape = (frames, n, n);
         Ok(Scan {
-            amplitude: Array3::from_shape_vec(shape, amplitude).expect("one pattern a frame"),
+            amplitude: Array3::from_shape_vec(shape, amplitude)
+                .expect("one pattern a frame")
+                .into(),
             dose: like.dose,
             probe: probe.mapv(|z| Complex32::new(z.re as f32, z.im as f32)),
             positions,

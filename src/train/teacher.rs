@@ -64,7 +64,7 @@ impl<'a> Teacher<'a> {
         } else {
             let known: Vec<usize> = self.known(n);
             if !known.is_empty() {
-                return Ok(self.labelled(scan, &known));
+                return self.labelled(scan, &known);
             }
             "it covers no patch of the scan".to_owned()
         };
@@ -105,7 +105,7 @@ impl<'a> Teacher<'a> {
         lit.iter().zip(weights).filter(|(_, w)| **w > 0.0).map(|(l, _)| l).sum()
     }
 
-    fn labelled(&self, scan: &Scan, known: &[usize]) -> Scan {
+    fn labelled(&self, scan: &Scan, known: &[usize]) -> Result<Scan> {
         let patterns: Vec<usize> = known.iter().map(|&i| self.indices[i]).collect();
         let positions: Vec<Position> = known.iter().map(|&i| self.positions[i]).collect();
         let [top, left] = self.origin_yx;
@@ -113,6 +113,6 @@ impl<'a> Teacher<'a> {
         let on_canvas: Vec<Position> = positions.iter().map(moved).collect();
         let labels = stitch::extract(self.object, [0, 0], &on_canvas, scan.side());
         let probe = self.probe.to_owned();
-        Scan { positions, probe, labels: Some(labels), ..scan.subset(&patterns) }
+        Ok(Scan { positions, probe, labels: Some(labels), ..scan.excerpt(&patterns)? })
     }
 }

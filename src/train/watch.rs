@@ -29,7 +29,10 @@ pub struct Watched {
 
 impl Watched {
     /// Pictures show the middle of `scan`.
-    pub fn new(live: Live, scan: &Scan, device: &Chosen) -> Watched {
+    ///
+    /// # Errors
+    /// The patterns are in a file that cannot be read.
+    pub fn new(live: Live, scan: &Scan, device: &Chosen) -> Result<Watched> {
         let count = scan.len() as f64;
         let mean = |of: fn(&crate::data::Position) -> f64| {
             scan.positions.iter().map(of).sum::<f64>() / count
@@ -40,8 +43,8 @@ impl Watched {
         indices.sort_by(|a, b| distance(a).total_cmp(&distance(b)));
         indices.truncate(MOST_PATTERNS);
         indices.sort_unstable();
-        let scan = Scan { labels: None, ..scan.subset(&indices) };
-        Watched { live, scan, device: device.clone(), blind: false }
+        let scan = Scan { labels: None, ..scan.excerpt(&indices)? };
+        Ok(Watched { live, scan, device: device.clone(), blind: false })
     }
 }
 

@@ -54,7 +54,7 @@ fn read(path: &Path, reading: Reading) -> Result<Scan, String> {
 }
 
 fn counts(scan: &Scan) -> Array3<u16> {
-    scan.amplitude.mapv(|a| (a * a).round() as u16)
+    scan.amplitude.held().mapv(|a| (a * a).round() as u16)
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_beam_off_the_middle_is_found_and_what_comes_in_from_outside_is_masked() {
     let given = Reading { center: Some(Center::At { row: 19, column: 12 }), ..Reading::default() };
     let auto = Reading { center: Some(Center::Auto), ..Reading::default() };
     let (given, auto) = (read(&path, given).unwrap(), read(&path, auto).unwrap());
-    assert_eq!(given.amplitude, auto.amplitude);
+    assert_eq!(given.amplitude.held(), auto.amplitude.held());
     let inside = s![.., ..29, 4..];
     assert_eq!(counts(&given).slice(inside), original.slice(s![.., 3.., ..28]));
     let mask = given.mask.unwrap();
@@ -114,7 +114,7 @@ fn a_cropped_frame_has_coarser_pixels_of_the_object_and_the_probe_that_belongs_t
     write(&path, &frames(32, 32, (16, 16)), &probe(32), None);
     let whole = read(&path, Reading::default()).unwrap();
     let cut = read(&path, Reading { crop: Some(16), ..Reading::default() }).unwrap();
-    assert_eq!(cut.amplitude, whole.amplitude.slice(s![.., 8..24, 8..24]));
+    assert_eq!(cut.amplitude.held(), whole.amplitude.held().slice(s![.., 8..24, 8..24]));
     let half = |p: &Position| Position { x: p.x / 2.0, y: p.y / 2.0 };
     assert_eq!(cut.positions, whole.positions.iter().map(half).collect::<Vec<_>>());
     assert!(cut.object.is_none(), "an object of finer pixels");
@@ -149,8 +149,13 @@ fn binned_frames_keep_their_counts_and_a_bad_pixel_spoils_its_square() {
     for ((y, x), &n) in original.index_axis(Axis(0), 1).indexed_iter() {
         want[[y / 2, x / 2]] += if (y, x) == (5, 9) { 0.0 } else { f64::from(n) };
     }
-    for ((got, want), &lit) in
-        binned.amplitude.index_axis(Axis(0), 1).iter().zip(&want).zip(binned.mask.as_ref().unwrap())
+    for ((got, want), &lit) in binned
+        .amplitude
+        .held()
+        .index_axis(Axis(0), 1)
+        .iter()
+        .zip(&want)
+        .zip(binned.mask.as_ref().unwrap())
     {
         assert!((f64::from(*got).powi(2) - want).abs() <= 1e-6 * want + 1e-9 || lit == 0.0);
     }

@@ -53,7 +53,7 @@ fn diff3d_is_accepted_and_two_different_arrays_are_not() {
     let scan = loaded(&draft, &options());
     let patterns = draft.pixels().clone();
     draft.more.push(("diffraction", patterns.clone()));
-    assert_eq!(loaded(&draft, &options()).amplitude, scan.amplitude);
+    assert_eq!(loaded(&draft, &options()).amplitude.held(), scan.amplitude.held());
     draft.more[0].1 = patterns * 2.0;
     assert_eq!(names(&draft.problems()), ["two_diffractions"]);
 }
@@ -93,16 +93,16 @@ fn legacy_order_is_recognised_by_the_probe() {
     draft.patterns = Some(last.as_standard_layout().into_owned());
     let survey = draft.survey(&options());
     assert!(survey.notes.iter().any(|note| note.contains("along its last axis")));
-    assert_eq!(survey.scan.unwrap().amplitude, first.amplitude);
+    assert_eq!(survey.scan.unwrap().amplitude.held(), first.amplitude.held());
 }
 
 #[test]
 fn a_cube_is_decided_by_where_the_energy_is_or_by_the_flag() {
     let mut draft = Draft::sound(16, 16);
-    let first = loaded(&draft, &options()).amplitude;
+    let first = loaded(&draft, &options()).amplitude.held().clone();
     let last = first.clone().permuted_axes([1, 2, 0]).as_standard_layout().into_owned();
     draft.patterns = Some(last.into_dyn());
-    assert_eq!(loaded(&draft, &options()).amplitude, first);
+    assert_eq!(loaded(&draft, &options()).amplitude.held(), &first);
     draft.pixels().fill(0.5);
     assert_eq!(names(&draft.problems()), ["ambiguous_order"]);
     for order in [FrameOrder::First, FrameOrder::Last] {
@@ -127,7 +127,7 @@ fn shapes_that_fit_nothing_are_named() {
     }
     let mut draft = Draft::sound(5, 8);
     draft.patterns = Some(draft.pixels().clone().insert_axis(Axis(3)));
-    assert_eq!(loaded(&draft, &options()).amplitude.dim(), (5, 8, 8));
+    assert_eq!(loaded(&draft, &options()).amplitude.held().dim(), (5, 8, 8));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_masked_pixel_may_hold_anything_and_counts_for_nothing() {
     draft.mask = Some(mask);
     draft.pixels()[[2, 3, 4]] = f32::NAN;
     let scan = loaded(&draft, &options());
-    assert!(scan.amplitude.slice(ndarray::s![.., 3, 4]).iter().all(|&a| a == 0.0));
+    assert!(scan.amplitude.held().slice(ndarray::s![.., 3, 4]).iter().all(|&a| a == 0.0));
     let expected = scan.mean_photons() / 63.0;
     assert!((scan.mean_count_per_pixel() / expected - 1.0).abs() < 1e-12);
     draft.mask = Some(Array2::zeros((8, 8)));
@@ -230,10 +230,13 @@ fn whole_numbers_are_counts_and_their_roots_are_amplitudes_of_counts() {
     let amplitudes = Draft::sound(25, 16).map(roots);
     let same = loaded(&amplitudes, &options());
     assert_eq!((same.dose.kappa, same.dose.origin), (1.0, DoseOrigin::WholeSquares));
-    assert_eq!(scan.amplitude, same.amplitude);
+    assert_eq!(scan.amplitude.held(), same.amplitude.held());
     let forced = LoadOptions { input_domain: InputDomain::Amplitude, ..options() };
     let scan = loaded(&counts, &forced);
-    assert_eq!((scan.dose.origin, scan.amplitude[[0, 8, 8]]), (DoseOrigin::WholeSquares, 28.0));
+    assert_eq!(
+        (scan.dose.origin, scan.amplitude.held()[[0, 8, 8]]),
+        (DoseOrigin::WholeSquares, 28.0)
+    );
 }
 
 #[test]
@@ -305,7 +308,7 @@ fn a_text_where_numbers_belong_is_an_error_and_load_says_which_file() {
 #[test]
 fn the_scales_of_a_scan_do_what_they_promise() {
     let scan = loaded(&Draft::sound(25, 16), &options());
-    let scaled = scan.amplitude.mapv(|a| f64::from(a) * scan.input_scale());
+    let scaled = scan.amplitude.held().mapv(|a| f64::from(a) * scan.input_scale());
     let energy = scaled.mapv(|x| x * x).sum() / 25.0;
     assert!((energy - 64.0).abs() < 1e-9, "{energy}");
     let power: f64 = scan.probe.iter().map(|p| f64::from(p.norm_sqr())).sum();
@@ -318,7 +321,10 @@ fn a_subset_keeps_what_belongs_together() {
     let scan = loaded(&Draft::sound(25, 16), &options());
     let subset = scan.subset(&[7, 3]);
     assert_eq!(subset.len(), 2);
-    assert_eq!(subset.amplitude.index_axis(Axis(0), 0), scan.amplitude.index_axis(Axis(0), 7));
+    assert_eq!(
+        subset.amplitude.held().index_axis(Axis(0), 0),
+        scan.amplitude.held().index_axis(Axis(0), 7)
+    );
     assert_eq!(subset.positions, [scan.positions[7], scan.positions[3]]);
     assert_eq!((subset.dose, subset.source), (scan.dose, scan.source));
 }
@@ -336,7 +342,7 @@ fn the_legacy_scan_equals_its_canonical_form() {
     let all = load(&data.join("run1084_sim.npz"), &options()).unwrap();
     let find = |p: &Position| all.positions.iter().position(|q| p == q).unwrap();
     let canonical = all.subset(&legacy.positions.iter().map(find).collect::<Vec<_>>());
-    assert_eq!(legacy.amplitude, canonical.amplitude);
+    assert_eq!(legacy.amplitude.held(), canonical.amplitude.held());
     assert_eq!((&legacy.probe, &legacy.object), (&canonical.probe, &canonical.object));
     assert_eq!(legacy.dose, canonical.dose);
     assert_eq!(legacy.nominal.as_ref(), Some(&legacy.positions));
@@ -348,7 +354,7 @@ fn counts_and_amplitudes_of_the_same_measurement_load_alike() {
     let Some(data) = outside("PTYCHO_DATA", "data") else { return };
     let amplitudes = load(&data.join("siemens_upper.npz"), &options()).unwrap();
     let counts = load(&data.join("siemens_upper_counts.npz"), &options()).unwrap();
-    assert_eq!(amplitudes.amplitude, counts.amplitude);
+    assert_eq!(amplitudes.amplitude.held(), counts.amplitude.held());
     assert_eq!((amplitudes.dose.kappa, counts.dose.kappa), (1.0, 1.0));
 }
 
@@ -368,7 +374,7 @@ proptest! {
         let path = folder.path().join("again.npz");
         write_scan(&path, &ScanFile::new(&scan)).unwrap();
         let again = load(&path, &options()).unwrap();
-        prop_assert_eq!(&again.amplitude, &scan.amplitude);
+        prop_assert_eq!(&again.amplitude.held(), &scan.amplitude.held());
         prop_assert_eq!((&again.probe, &again.object, &again.labels), (&scan.probe, &scan.object, &scan.labels));
         prop_assert_eq!((&again.positions, &again.nominal, &again.mask), (&scan.positions, &scan.nominal, &scan.mask));
         prop_assert!((again.dose.kappa / scan.dose.kappa - 1.0).abs() < 1e-12);
@@ -383,7 +389,7 @@ proptest! {
         write_scan(&path, &ScanFile { patterns: Patterns::Counts32(patterns.view()), ..ScanFile::new(&scan) }).unwrap();
         let read = load(&path, &options()).unwrap();
         prop_assert_eq!(read.dose.origin, DoseOrigin::Counts);
-        let back: Vec<u32> = read.amplitude.iter().map(|a| (a * a).round() as u32).collect();
+        let back: Vec<u32> = read.amplitude.held().iter().map(|a| (a * a).round() as u32).collect();
         prop_assert!(back.iter().zip(&counts).all(|(a, b)| a.abs_diff(*b) <= 1));
     }
 }

@@ -145,6 +145,16 @@ impl Archive for Folder {
         self.gather(key, Npz::f32)
     }
 
+    fn f32_parts(
+        &mut self,
+        key: &str,
+        unit: usize,
+        see: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        let holders = self.parts.iter_mut().filter(|part| part.find(key).is_some());
+        holders.into_iter().try_for_each(|part| part.f32_parts(key, unit, see))
+    }
+
     fn f64(&mut self, key: &str) -> Result<ArrayD<f64>> {
         self.gather(key, Npz::f64)
     }

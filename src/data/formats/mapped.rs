@@ -205,6 +205,40 @@ impl Mapped {
     }
 }
 
+/// The patterns `pick` of those that are below one another at `at`. They are passed by in the order of
+/// the file, so they must be wanted in that order.
+fn picked(
+    file: &Hdf5,
+    at: &[String],
+    unit: usize,
+    pick: &[usize],
+    see: &mut dyn FnMut(&[f32]) -> Result<()>,
+) -> Result<()> {
+    if !pick.is_sorted() {
+        return Err(file.problem(
+            &at[0],
+            "has its patterns in another order than its positions: they are put in order in memory \
+             alone",
+        ));
+    }
+    let (mut passed, mut wanted) = (0, pick.iter().peekable());
+    for at in at {
+        file.f32_parts(at, unit, &mut |values| {
+            for pattern in values.chunks_exact(unit) {
+                while wanted.next_if(|&&index| index == passed).is_some() {
+                    see(pattern)?;
+                }
+                passed += 1;
+            }
+            Ok(())
+        })?;
+    }
+    match wanted.next() {
+        Some(_) => Err(file.problem(&at[0], "has fewer patterns than positions name")),
+        None => Ok(()),
+    }
+}
+
 impl Archive for Mapped {
     fn members(&self) -> &[Member] {
         &self.members
@@ -215,6 +249,26 @@ impl Archive for Mapped {
             Held::Stored { file, at, pick } => self.gather(key, (*file, at, pick), Hdf5::f32),
             Held::Real(values) => Ok(values.mapv(|x| x as f32)),
             Held::Complex(values) => Ok(values.mapv(|z| z.re)),
+            Held::Text(_) => unreachable!("a text is not asked for numbers"),
+        }
+    }
+
+    fn f32_parts(
+        &mut self,
+        key: &str,
+        unit: usize,
+        see: &mut dyn FnMut(&[f32]) -> Result<()>,
+    ) -> Result<()> {
+        match self.of(key) {
+            Held::Stored { file, at, pick } => {
+                let file = &self.files[*file];
+                match pick {
+                    Some(pick) => picked(file, at, unit, pick, see),
+                    None => at.iter().try_for_each(|at| file.f32_parts(at, unit, see)),
+                }
+            }
+            Held::Real(values) => see(&values.iter().map(|&x| x as f32).collect::<Vec<f32>>()),
+            Held::Complex(values) => see(&values.iter().map(|z| z.re).collect::<Vec<f32>>()),
             Held::Text(_) => unreachable!("a text is not asked for numbers"),
         }
     }

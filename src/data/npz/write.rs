@@ -27,6 +27,7 @@ pub struct NpzWriter {
     temporary: PathBuf,
     /// `None` once finished.
     zip: Option<ZipWriter<BufWriter<File>>>,
+    compression: CompressionMethod,
 }
 
 impl NpzWriter {
@@ -39,7 +40,14 @@ impl NpzWriter {
         let name = format!(".{}.{}-{number}.part", name.to_string_lossy(), std::process::id());
         let temporary = path.with_file_name(name);
         let file = File::create(&temporary).map_err(Error::io("create", &path))?;
-        Ok(NpzWriter { path, temporary, zip: Some(ZipWriter::new(BufWriter::new(file))) })
+        let zip = Some(ZipWriter::new(BufWriter::new(file)));
+        Ok(NpzWriter { path, temporary, zip, compression: CompressionMethod::Deflated })
+    }
+
+    /// Arrays as they are, not packed: written faster, and read where they lie.
+    pub fn plain(mut self) -> NpzWriter {
+        self.compression = CompressionMethod::Stored;
+        self
     }
 
     pub fn f32<S, D>(&mut self, name: &str, array: &ArrayBase<S, D>) -> Result<()>
@@ -63,12 +71,7 @@ impl NpzWriter {
         S: Data<Elem = Complex32>,
         D: Dimension,
     {
-        self.array(name, "<c8", array, |value| {
-            let mut bytes = [0; 8];
-            bytes[..4].copy_from_slice(&value.re.to_le_bytes());
-            bytes[4..].copy_from_slice(&value.im.to_le_bytes());
-            bytes
-        })
+        self.array(name, "<c8", array, complex_bytes)
     }
 
     pub fn u16<S, D>(&mut self, name: &str, array: &ArrayBase<S, D>) -> Result<()>
@@ -93,6 +96,67 @@ impl NpzWriter {
         D: Dimension,
     {
         self.array(name, "<i8", array, |value| value.to_le_bytes())
+    }
+
+    /// An array of `shape` from parts that come one after the other: `next` gives the next numbers, and
+    /// none at the end.
+    pub fn f32_parts(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        next: impl FnMut() -> Result<Option<Vec<f32>>>,
+    ) -> Result<()> {
+        self.parts(name, "<f4", shape, next, |value| value.to_le_bytes())
+    }
+
+    /// The same of whole numbers.
+    pub fn u16_parts(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        next: impl FnMut() -> Result<Option<Vec<u16>>>,
+    ) -> Result<()> {
+        self.parts(name, "<u2", shape, next, |value| value.to_le_bytes())
+    }
+
+    /// The same of complex numbers.
+    pub fn c64_parts(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        next: impl FnMut() -> Result<Option<Vec<Complex32>>>,
+    ) -> Result<()> {
+        self.parts(name, "<c8", shape, next, complex_bytes)
+    }
+
+    fn parts<T, const SIZE: usize>(
+        &mut self,
+        name: &str,
+        dtype: &str,
+        shape: &[usize],
+        mut next: impl FnMut() -> Result<Option<Vec<T>>>,
+        bytes: fn(&T) -> [u8; SIZE],
+    ) -> Result<()> {
+        let count: usize = shape.iter().product();
+        let (mut failed, mut written) = (None, 0);
+        let outcome = self.member(name, dtype, shape, SIZE * count, |out| {
+            let mut out = BufWriter::with_capacity(1 << 16, out);
+            loop {
+                let part = match next() {
+                    Ok(Some(part)) => part,
+                    Ok(None) => break,
+                    Err(error) => {
+                        failed = Some(error);
+                        return Err(io::Error::other("there is nothing to write"));
+                    }
+                };
+                written += part.len();
+                part.iter().try_for_each(|value| out.write_all(&bytes(value)))?;
+            }
+            out.flush()
+        });
+        assert!(failed.is_some() || outcome.is_err() || written == count, "{name} is whole");
+        failed.map_or(outcome, Err)
     }
 
     /// A string as a 0-d unicode array, which every reader takes without unpickling.
@@ -149,7 +213,7 @@ impl NpzWriter {
     ) -> Result<()> {
         let Some(zip) = self.zip.as_mut() else { return Ok(()) };
         let options = SimpleFileOptions::default()
-            .compression_method(CompressionMethod::Deflated)
+            .compression_method(self.compression)
             .last_modified_time(DateTime::default())
             .unix_permissions(0o644)
             .large_file(bytes as u64 > LARGE);
@@ -168,6 +232,13 @@ impl Drop for NpzWriter {
             let _left_behind = fs::remove_file(&self.temporary);
         }
     }
+}
+
+fn complex_bytes(value: &Complex32) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&value.re.to_le_bytes());
+    bytes[4..].copy_from_slice(&value.im.to_le_bytes());
+    bytes
 }
 
 /// Magic, version 1.0, length and the Python dictionary that opens a `.npy` file.

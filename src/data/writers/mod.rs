@@ -150,7 +150,7 @@ fn intensities<'a>(
                  is {:.6e} photons",
                 scan.dose.kappa.powi(2)
             ));
-            file.frames(at, &shape, &flat(&scan.amplitude.mapv(|a| a * a)))
+            file.frames(at, &shape, &flat(&scan.amplitude.held().mapv(|a| a * a)))
         }
     }
 }
