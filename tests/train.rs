@@ -353,7 +353,7 @@ fn a_limit_below_what_streaming_needs_is_an_error() {
 fn blinding(folder: &Path, path: &Path) -> PathBuf {
     let mut scan = read(path);
     let last = scan.len() - 1;
-    scan.amplitude.index_axis_mut(ndarray::Axis(0), last).fill(1e20);
+    scan.amplitude.held_mut().index_axis_mut(ndarray::Axis(0), last).fill(1e20);
     let path = folder.join("blinding.npz");
     write_scan(&path, &ScanFile::new(&scan)).unwrap();
     path

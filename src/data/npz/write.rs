@@ -1,7 +1,7 @@
 //! Writing archives: the same arrays give the same bytes, and a reader never sees half a file.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -26,7 +26,7 @@ pub struct NpzWriter {
     path: PathBuf,
     temporary: PathBuf,
     /// `None` once finished.
-    zip: Option<ZipWriter<BufWriter<File>>>,
+    zip: Option<ZipWriter<Once>>,
     compression: CompressionMethod,
 }
 
@@ -40,7 +40,7 @@ impl NpzWriter {
         let name = format!(".{}.{}-{number}.part", name.to_string_lossy(), std::process::id());
         let temporary = path.with_file_name(name);
         let file = File::create(&temporary).map_err(Error::io("create", &path))?;
-        let zip = Some(ZipWriter::new(BufWriter::new(file)));
+        let zip = Some(ZipWriter::new(Once { file: BufWriter::new(file), failed: false }));
         Ok(NpzWriter { path, temporary, zip, compression: CompressionMethod::Deflated })
     }
 
@@ -171,7 +171,8 @@ impl NpzWriter {
     /// Completes the archive, forces it to disk and renames it to its final name.
     pub fn finish(mut self) -> Result<()> {
         let Some(zip) = self.zip.take() else { return Ok(()) };
-        let file = zip.finish().map_err(io::Error::from).map_err(Error::io("write", &self.path))?;
+        let once = zip.finish().map_err(io::Error::from).map_err(Error::io("write", &self.path))?;
+        let file = once.whole().map_err(Error::io("write", &self.path))?;
         let file = file.into_inner().map_err(|error| error.into_error());
         file.and_then(|file| file.sync_all()).map_err(Error::io("write", &self.path))?;
         fs::rename(&self.temporary, &self.path).map_err(Error::io("rename", &self.path))?;
@@ -222,6 +223,57 @@ impl NpzWriter {
             .and_then(|()| zip.write_all(&header(dtype, shape)))
             .and_then(|()| data(zip))
             .map_err(Error::io("write", &self.path))
+    }
+}
+
+/// A file whose errors are said once: an archive that is given up is still brought to its end, which would
+/// otherwise fail again, and be written to stderr.
+#[derive(Debug)]
+struct Once {
+    file: BufWriter<File>,
+    failed: bool,
+}
+
+impl Once {
+    fn noting<T>(&mut self, outcome: io::Result<T>) -> io::Result<T> {
+        self.failed |= outcome.is_err();
+        outcome
+    }
+
+    /// The file, if all of it was written.
+    fn whole(self) -> io::Result<BufWriter<File>> {
+        match self.failed {
+            false => Ok(self.file),
+            true => Err(io::Error::other("an array before could not be written")),
+        }
+    }
+}
+
+impl Write for Once {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.failed {
+            return Ok(bytes.len());
+        }
+        let outcome = self.file.write(bytes);
+        self.noting(outcome)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.failed {
+            return Ok(());
+        }
+        let outcome = self.file.flush();
+        self.noting(outcome)
+    }
+}
+
+impl Seek for Once {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        if self.failed {
+            return Ok(0);
+        }
+        let outcome = self.file.seek(to);
+        self.noting(outcome)
     }
 }
 
