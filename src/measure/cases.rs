@@ -2,12 +2,14 @@
 
 mod spectral;
 
+use crate::config::ClipAlgorithm;
 use crate::graph::{Graph, Group, Precision, Role, Stage, Value};
 use crate::ops::activate::{Activation, activate};
 use crate::ops::adam::{Constants, adam};
-use crate::ops::clip::{Rule, clip};
+use crate::ops::clip::{Bound, clip};
+use crate::ops::diffraction::{Source, diffraction};
 use crate::ops::merge::{MergeRule, merge};
-use crate::ops::misfit::{Measured, Normalise, Upstream};
+use crate::ops::misfit::{Distance, Measured, Normalise, Upstream};
 use crate::ops::modulate::{grids, modulate, modulate_backward};
 use crate::ops::{
     absolute_error::absolute_error,
@@ -418,8 +420,45 @@ fn transforms(g: &mut Graph, frames: usize, n: usize) -> Option<Value> {
     Some(fft2(g, x))
 }
 
+/// Photons of a background: without it the darkest pixels of noise would decide alone.
+const BACKGROUND: f64 = 0.05;
+
+/// Patches of side `n` in groups of `group`, `modes` modes of two scans, and what is seen of them.
+fn diffracted(
+    g: &mut Graph,
+    s: &Size,
+    [n, group, modes]: [usize; 3],
+    distance: Distance,
+    cut: bool,
+) -> Option<Value> {
+    let size = Size { side: n, group, ..*s };
+    let source = if cut {
+        let side = size.canvas();
+        let canvas = g.param("canvas of all", &[s.batch, side, side, 2]);
+        Source::Canvas(canvas, g.input("offsets", &[s.batch, group, 2]))
+    } else {
+        Source::Patches(complex(g, &size, "object"))
+    };
+    let shape = [2, modes, n, n, 2];
+    // Beside a canvas, nobody asks for the gradient of the probe.
+    let probe = if cut { g.input("probe", &shape) } else { g.param("probe", &shape) };
+    let (seen, up) = (measured(g, &size), upstream(g, s));
+    let mean = Normalise::ValidPixels;
+    let [intensity, loss] = diffraction(g, source, probe, seen, up, distance, mean);
+    g.keep(intensity);
+    Some(loss)
+}
+
 fn physics() -> Vec<Case> {
     named([
+        ("diffraction", |g, s| diffracted(g, s, [64, 1, 1], Distance::Poisson(BACKGROUND), false)),
+        ("diffraction 128", |g, s| diffracted(g, s, [128, 1, 2], Distance::Mae, false)),
+        ("diffraction of a group", |g, s| {
+            diffracted(g, s, [64, s.group, 1], Distance::Poisson(BACKGROUND), true)
+        }),
+        ("diffraction of modes", |g, s| {
+            diffracted(g, s, [64, s.group, 3], Distance::Amplitude, false)
+        }),
         ("fft2 64", |g, s| transforms(g, s.batch * s.group, 64)),
         ("fft2 128", |g, s| transforms(g, s.batch, 128)),
         ("fft2 256", |g, s| transforms(g, s.batch.min(4), 256)),
@@ -572,12 +611,33 @@ fn regions(g: &mut Graph, s: &Size) -> [Value; 4] {
         .map(|role| g.region(role, Group::Network))
 }
 
-fn adam_with(g: &mut Graph, s: &Size, weight_decay: f64, decoupled: bool) -> Option<Value> {
+/// A bound of 0.5 by the norm of all gradients, by value, or none.
+fn bound(g: &mut Graph, gradient: Value, kind: Option<ClipAlgorithm>) -> Bound {
+    match kind {
+        Some(ClipAlgorithm::Norm) => Bound::Norm(global_norm(g, &[gradient]), 0.5),
+        Some(_) => Bound::Value(0.5),
+        None => Bound::None,
+    }
+}
+
+fn adam_with(
+    g: &mut Graph,
+    s: &Size,
+    [weight_decay, decoupled]: [f64; 2],
+    clipped: Option<ClipAlgorithm>,
+) -> Option<Value> {
     let (regions, control) = (regions(g, s), g.input("control", &[3]));
-    let (beta1, beta2, epsilon) = (0.9, 0.999, 1e-8);
-    let guard = g.input("guard", &[1]);
+    let bound = bound(g, regions[1], clipped);
+    let (beta1, beta2, epsilon, decoupled) = (0.9, 0.999, 1e-8, decoupled > 0.0);
     let constants = Constants { beta1, beta2, epsilon, weight_decay, decoupled };
-    adam(g, regions, control, Some(guard), constants);
+    adam(g, regions, control, None, bound, constants);
+    None
+}
+
+fn sgd_with(g: &mut Graph, s: &Size, clipped: Option<ClipAlgorithm>) -> Option<Value> {
+    let ([param, gradient, moment, _], control) = (regions(g, s), g.input("control", &[3]));
+    let bound = bound(g, gradient, clipped);
+    sgd(g, [param, gradient, moment], control, None, bound, [0.9, 0.01]);
     None
 }
 
@@ -589,24 +649,14 @@ fn update() -> Vec<Case> {
             accumulate(g, gradient, sum, keep);
             None
         }),
-        ("adam", |g, s| adam_with(g, s, 0.0, false)),
-        ("adam with decay", |g, s| adam_with(g, s, 0.01, false)),
-        ("adamw", |g, s| adam_with(g, s, 0.01, true)),
-        ("clip by norm", |g, s| {
-            let [_, gradient, ..] = regions(g, s);
-            let norm = global_norm(g, &[gradient]);
-            clip(g, Rule::Norm(norm), &[gradient], 0.5);
-            None
-        }),
-        ("clip by value", |g, s| {
-            let [_, gradient, ..] = regions(g, s);
-            clip(g, Rule::Value, &[gradient], 0.5);
-            None
-        }),
+        ("adam", |g, s| adam_with(g, s, [0.0, 0.0], None)),
+        ("adam with decay", |g, s| adam_with(g, s, [0.01, 0.0], None)),
+        ("adam clipped by norm", |g, s| adam_with(g, s, [0.0, 0.0], Some(ClipAlgorithm::Norm))),
+        ("adamw", |g, s| adam_with(g, s, [0.01, 1.0], None)),
         ("clip adaptively", |g, s| {
             regions(g, s);
             let (params, gradients) = (g.of_role(Role::Param), g.of_role(Role::ParamGrad));
-            clip(g, Rule::Adaptive(params), &gradients, 0.01);
+            clip(g, &params, &gradients, 0.01);
             None
         }),
         ("global_norm", |g, s| {
@@ -631,10 +681,7 @@ fn update() -> Vec<Case> {
             modulate_backward(g, canvas, grids, spacing);
             None
         }),
-        ("sgd", |g, s| {
-            let ([param, gradient, moment, _], control) = (regions(g, s), g.input("control", &[3]));
-            sgd(g, [param, gradient, moment], control, None, 0.9, 0.01);
-            None
-        }),
+        ("sgd", |g, s| sgd_with(g, s, None)),
+        ("sgd clipped by value", |g, s| sgd_with(g, s, Some(ClipAlgorithm::Value))),
     ])
 }

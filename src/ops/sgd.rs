@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use super::Operation;
+use super::clip::Bound;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
@@ -15,30 +16,31 @@ pub struct Sgd {
     regions: [Value; 3],
     control: Value,
     /// `control` itself where there is none: it is always finite.
-    guard: Value,
+    norm: Value,
+    bound: Bound,
     momentum: f64,
     weight_decay: f64,
     total: usize,
 }
 
-/// Flat regions p, g, m; `control` holds [η, …]. Where `guard` [1], the norm of the gradient, is not
-/// finite, nothing changes.
+/// Flat regions p, g, m; `control` holds [η, …]; g is taken in within `bound`. Where `norm` [1], that of all
+/// gradients, is not finite, nothing changes.
 pub fn sgd(
     g: &mut Graph,
     regions: [Value; 3],
     control: Value,
-    guard: Option<Value>,
-    momentum: f64,
-    weight_decay: f64,
+    norm: Option<Value>,
+    bound: Bound,
+    [momentum, weight_decay]: [f64; 2],
 ) {
     let total = g.flat_len(regions[0]);
-    let guard = guard.unwrap_or(control);
-    g.push(Sgd { regions, control, guard, momentum, weight_decay, total });
+    let norm = norm.or(bound.reads()).unwrap_or(control);
+    g.push(Sgd { regions, control, norm, bound, momentum, weight_decay, total });
 }
 
 impl Operation for Sgd {
     fn reads(&self) -> Vec<Value> {
-        self.regions.into_iter().chain([self.control, self.guard]).collect()
+        self.regions.into_iter().chain([self.control, self.norm]).collect()
     }
 
     fn writes(&self) -> Vec<Value> {
@@ -47,27 +49,35 @@ impl Operation for Sgd {
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
-        let [p, g, m] = self.regions;
-        let [guard] = mem.get([self.guard]);
-        if !guard[0].is_finite() {
+        let [norm] = mem.get([self.norm]);
+        if !norm[0].is_finite() {
             return;
         }
+        let (factor, limit) = self.bound.of(mem);
+        match limit {
+            Some(limit) => self.run(mem, |g| g.max(-limit).min(limit)),
+            None => self.run(mem, |g| factor * g),
+        }
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Sgd { regions: [p, g, m], control, norm, bound, momentum, weight_decay, total } = *self;
+        let launch =
+            Launch::elements("sgd_forward", total).buffers([g, control, norm, p, m]).ints([total]);
+        vec![bound.ints_and_floats(launch).floats([momentum, weight_decay])]
+    }
+}
+
+impl Sgd {
+    fn run<T: Real>(&self, mem: &mut Mem<T>, bounded: impl Fn(T) -> T + Sync) {
+        let [p, g, m] = self.regions;
         let [p, g, m, control] = mem.get([p, g, m, self.control]);
         let rate = control[0];
         let [momentum, decay] = [self.momentum, self.weight_decay].map(T::of);
         p.par_iter_mut().zip(g).zip(m).with_min_len(1 << 14).for_each(|((p, g), m)| {
-            let g = *g + decay * *p;
+            let g = bounded(*g) + decay * *p;
             *m = momentum * *m + g;
             *p = *p - rate * (g + momentum * *m);
         });
-    }
-
-    fn launches(&self) -> Vec<Launch> {
-        let Sgd { regions: [p, g, m], control, guard, momentum, weight_decay, total } = *self;
-        let launch = Launch::elements("sgd_forward", total)
-            .buffers([g, control, guard, p, m])
-            .ints([total])
-            .floats([momentum, weight_decay]);
-        vec![launch]
     }
 }
