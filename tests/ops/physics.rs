@@ -183,7 +183,7 @@ impl Scene {
     /// measured.
     fn case(self) -> Case {
         let pixels = self.side * self.side;
-        let ignored = |i: usize| i % if i < pixels { 7 } else { 5 } == 0;
+        let ignored = |i: usize| i.is_multiple_of(if i < pixels { 7 } else { 5 });
         let mask: Vec<f64> = (0..2 * pixels).map(|i| f64::from(!ignored(i))).collect();
         let amplitude = (0..SAMPLES * self.group * pixels).map(|i| {
             let (scan, pixel) = (i / pixels / self.group, i % pixels);
