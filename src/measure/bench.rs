@@ -187,7 +187,7 @@ fn flop(case: &Case, plan: &Plan, stage: Stage) -> Option<f64> {
     }
     // Those that are applied twice have no rate.
     if !case.name.starts_with("conv2d")
-        || ["added", "twice", "towers"].iter().any(|w| case.name.contains(w))
+        || ["added", "twice", "towers", "pooled"].iter().any(|w| case.name.contains(w))
     {
         return None;
     }

@@ -184,6 +184,8 @@ fn numbers(v: Value, name: &str, len: usize) -> Vec<f32> {
                 "grid" => 0.2 * (u - 0.5) as f32,
                 // Few different numbers, so that maxima are shared.
                 "ties" => (4.0 * u).floor() as f32,
+                // So few that their sums are small whole numbers.
+                "few" => f32::from(u < 0.03),
                 // The last one is no patch.
                 "places" if i % 4 == 0 && i + 4 == len => -1.0,
                 "places" if i % 4 < 2 => (12.0 * u).floor() as f32,
@@ -247,7 +249,7 @@ fn filter(g: &mut Graph, s: &Size, [inputs, outputs, k]: [usize; 3], relu: bool)
 
 /// Two towers of layers that are equal one by one, on the same image.
 fn towers(g: &mut Graph, s: &Size, channels: usize) -> Option<Value> {
-    let x = g.param("x", &[s.batch, channels, s.side / 4, s.side / 4]);
+    let x = g.param("x", &[s.batch, channels, s.side / 2, s.side / 2]);
     let [inner, outer] = ["inner", "outer"].map(|name| {
         let mut layer = |i: usize, x, relu| {
             let weight = g.param(&format!("{name}.{i}.weight"), &[channels, channels, 3, 3]);
@@ -289,13 +291,14 @@ fn tensor_cores() -> Vec<Case> {
         let (weight, bias) = (g.param("w.weight", &[c, c, 3, 3]), g.param("bias", &[c]));
         Some(conv2d(g, x, weight, Some(bias), relu))
     }
-    let cases: [([&'static str; 2], Build); 8] = [
+    let cases: [([&'static str; 2], Build); 9] = [
         (["conv2d tf32 3x3", "conv2d bf16 3x3"], |g, s| layer(g, s, 1, 1, false)),
         (["conv2d tf32 3x3 relu", "conv2d bf16 3x3 relu"], |g, s| layer(g, s, 1, 2, true)),
         (["conv2d tf32 3x3 relu 128", "conv2d bf16 3x3 relu 128"], |g, s| layer(g, s, 2, 2, true)),
         (["conv2d tf32 3x3 relu 256", "conv2d bf16 3x3 relu 256"], |g, s| layer(g, s, 4, 4, true)),
         (["conv2d tf32 twice relu", "conv2d bf16 twice relu"], |g, s| {
-            let (c, n) = (s.channels.max(35), s.side / 2);
+            // So many channels that their sums are cut into slices where the image is small.
+            let (c, n) = (s.channels.max(99), s.side / 2);
             let x = g.param("x", &[s.batch, c, n, n]);
             let (weight, bias) = (g.param("w.weight", &[c, c, 3, 3]), g.param("bias", &[c]));
             let between = conv2d(g, x, weight, Some(bias), true);
@@ -304,6 +307,15 @@ fn tensor_cores() -> Vec<Case> {
         }),
         (["conv2d tf32 towers relu", "conv2d bf16 towers relu"], |g, s| {
             towers(g, s, s.channels.max(66))
+        }),
+        (["conv2d tf32 pooled", "conv2d bf16 pooled"], |g, s| {
+            // Whole numbers, so that equal maxima are equal in every precision.
+            let (c, n) = (s.channels.max(35), s.side / 2);
+            let x = g.param("ties", &[s.batch, c, n, n]);
+            let [w, v] = ["few", "v.weight"].map(|name| g.param(name, &[c, c, 3, 3]));
+            let y = conv2d(g, x, w, None, false);
+            let y = max_pool(g, y);
+            Some(conv2d(g, y, v, None, false))
         }),
         (["conv2d tf32 added", "conv2d bf16 added"], |g, s| {
             // Image and weights are used twice.

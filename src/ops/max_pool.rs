@@ -20,12 +20,15 @@ pub struct MaxPool {
     width: usize,
     /// Elements of `y`.
     total: usize,
+    channels: usize,
+    /// A GPU has x and y in words of two channels, as convolutions of bfloat16 have.
+    pub(super) in_words: bool,
 }
 
 #[derive(Clone, Debug)]
 pub struct MaxPoolBackward {
-    forward: MaxPool,
-    dy: Value,
+    pub(super) forward: MaxPool,
+    pub(super) dy: Value,
     dx: Grad,
 }
 
@@ -34,7 +37,8 @@ pub fn max_pool(g: &mut Graph, x: Value) -> Value {
     let [b, c, height, width] = g.dims(x);
     assert!(height % 2 == 0 && width % 2 == 0, "2×2 blocks tile {height}×{width} pixels");
     let y = g.work("max_pool", &[b, c, height / 2, width / 2]);
-    g.push(MaxPool { x, y, height, width, total: g.len(y) });
+    let (total, channels, in_words) = (g.len(y), c, false);
+    g.push(MaxPool { x, y, height, width, total, channels, in_words });
     y
 }
 
@@ -68,10 +72,12 @@ impl Operation for MaxPool {
     }
 
     fn launches(&self) -> Vec<Launch> {
-        let MaxPool { x, y, width, total, .. } = *self;
-        let launch =
-            Launch::elements("max_pool_forward", total).buffers([x, y]).ints([width / 2, total]);
-        vec![launch]
+        let MaxPool { x, y, width, total, channels, in_words, .. } = *self;
+        let (kernel, total) = match in_words {
+            false => ("max_pool_forward", total),
+            true => ("max_pool_forward_words", total / channels * channels.div_ceil(2)),
+        };
+        vec![Launch::elements(kernel, total).buffers([x, y]).ints([width / 2, total])]
     }
 }
 
@@ -98,11 +104,11 @@ impl Operation for MaxPoolBackward {
     }
 
     fn launches(&self) -> Vec<Launch> {
-        let MaxPool { x, width, total, .. } = self.forward;
-        let launch = Launch::elements("max_pool_backward", total)
-            .buffers([x, self.dy, self.dx.value])
-            .ints([width / 2, total, self.dx.accumulate.into()]);
-        vec![launch]
+        let MaxPool { x, height, width, total, channels, in_words, .. } = self.forward;
+        let kernel = if in_words { "max_pool_backward_words" } else { "max_pool_backward" };
+        let launch = Launch::elements(kernel, total).buffers([x, self.dy, self.dx.value]);
+        let launch = if in_words { launch.ints([channels, height / 2]) } else { launch };
+        vec![launch.ints([width / 2, total, self.dx.accumulate.into()])]
     }
 }
 

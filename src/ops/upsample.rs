@@ -19,6 +19,9 @@ pub struct Upsample {
     width: usize,
     /// Elements of `x`.
     total: usize,
+    channels: usize,
+    /// A GPU has x and y in words of two channels, as convolutions of bfloat16 have.
+    pub(super) in_words: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -32,7 +35,8 @@ pub struct UpsampleBackward {
 pub fn upsample(g: &mut Graph, x: Value) -> Value {
     let [b, c, height, width] = g.dims(x);
     let y = g.work("upsample", &[b, c, 2 * height, 2 * width]);
-    g.push(Upsample { x, y, height, width, total: g.len(x) });
+    let (total, channels, in_words) = (g.len(x), c, false);
+    g.push(Upsample { x, y, height, width, total, channels, in_words });
     y
 }
 
@@ -67,10 +71,11 @@ impl Operation for Upsample {
     }
 
     fn launches(&self) -> Vec<Launch> {
-        let Upsample { x, y, width, total, .. } = *self;
-        let launch =
-            Launch::elements("upsample_forward", total).buffers([x, y]).ints([width, total]);
-        vec![launch]
+        let Upsample { x, y, width, channels, in_words, .. } = *self;
+        // The kernel moves numbers, and so words.
+        let planes = if in_words { channels.div_ceil(2) } else { channels };
+        let total = self.total / channels * planes;
+        vec![Launch::elements("upsample_forward", total).buffers([x, y]).ints([width, total])]
     }
 }
 

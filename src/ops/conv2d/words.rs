@@ -89,20 +89,34 @@ pub fn make(g: &mut Graph) {
 }
 
 /// Lets products write words themselves, in the place of the image, where nothing else reads the image;
-/// and input gradients likewise.
+/// and input gradients likewise. A pooling or an enlargement between two products is in words with both
+/// of its images, or with none.
 pub fn store(g: &mut Graph) {
+    for i in (0..g.steps.len()).rev() {
+        let images = match &g.steps[i].op {
+            Op::MaxPool(op) => [op.x, op.y],
+            Op::Upsample(op) => [op.x, op.y],
+            _ => continue,
+        };
+        if images.iter().all(|&v| can_be_words(g, v, Some(i))) {
+            images.into_iter().for_each(|v| set(g, v));
+        }
+    }
     for v in (0..g.slot_count()).map(Value) {
-        if g.slots[v.0].role == Role::Work && is_read_in_words(g, v) {
+        if can_be_words(g, v, None) {
             set(g, v);
         }
     }
 }
 
-/// Whether tensor cores alone make and read `v`, the result of one product or the gradient of one.
-fn is_read_in_words(g: &Graph, v: Value) -> bool {
-    let mut written = 0;
-    let mut read = 0;
-    for step in &g.steps {
+/// Whether all that make and read `v` can have it in words: products by tensor cores, for which it is
+/// their result or the gradient of it, what between them is in words already, and the step `between`.
+fn can_be_words(g: &Graph, v: Value, between: Option<usize>) -> bool {
+    if g.slots[v.0].role != Role::Work {
+        return false;
+    }
+    let (mut written, mut read) = (0, 0);
+    for (i, step) in g.steps.iter().enumerate() {
         let writes = step.op.writes().contains(&v);
         if !writes && !step.op.reads().contains(&v) {
             continue;
@@ -115,6 +129,10 @@ fn is_read_in_words(g: &Graph, v: Value) -> bool {
                 dx.is_some() && op.packed.is_some()
             }
             Op::Conv2dBackward(op) => op.reads_in_words(v),
+            Op::MaxPool(op) => op.in_words || between == Some(i),
+            Op::Upsample(op) => op.in_words || between == Some(i),
+            // Of the image that it pools; gradients come as numbers.
+            Op::MaxPoolBackward(op) => !writes && op.dy != v,
             Op::Words(_) => !writes,
             _ => false,
         };
@@ -148,6 +166,9 @@ fn set(g: &mut Graph, v: Value) {
                 op.dy_in_words |= op.dy == v;
                 op.dx_in_words |= op.dx.is_some_and(|dx| dx.value == v);
             }
+            Op::MaxPool(op) => op.in_words |= op.x == v,
+            Op::MaxPoolBackward(op) => op.forward.in_words |= op.forward.x == v,
+            Op::Upsample(op) => op.in_words |= op.x == v,
             _ => {}
         }
     }
