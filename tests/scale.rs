@@ -141,7 +141,6 @@ fn every_format_is_read_by_parts() {
     scan.instrument.detector_pixel_m = Some([1e-4, 1e-4]);
     let mut mask = Array2::ones((16, 16));
     mask[[3, 4]] = 0.0;
-    scan.amplitude.held_mut().slice_mut(s![.., 3, 4]).fill(0.0);
     scan.mask = Some(mask);
     for (name, target) in [
         ("scan.h5", Target::Ptychodus),
@@ -286,8 +285,8 @@ fn a_training_from_disk_has_the_weights_of_one_from_memory() {
     assert!(memory.tensors == mixed.tensors);
     let rows = |name: &str| {
         let text = fs::read_to_string(folder.path().join(name).join("history.csv")).unwrap();
-        // All but the last column, which is a time.
-        text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_owned()).collect::<Vec<_>>()
+        // All but the last two columns, which are times.
+        text.lines().map(|line| line.rsplitn(3, ',').last().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(rows("memory"), rows("disk"));
 }
@@ -506,4 +505,33 @@ fn the_benchmark_of_scale_reads_from_disk_and_keeps_to_its_limit() {
         assert!(line["peak_mb"].as_f64().unwrap() < 250.0, "{line}");
     }
     assert_eq!(names(folder.path()), [""; 0], "the scans go again");
+}
+
+#[test]
+fn patterns_that_have_to_be_put_in_order_need_memory() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("scan.npz");
+    let write = |key: &str, patterns: &Array3<f32>, more: Option<&Array3<f32>>| {
+        let mut file = NpzWriter::create(&path).unwrap();
+        file.f32(key, patterns).unwrap();
+        more.iter().for_each(|more| file.f32("diff3d", *more).unwrap());
+        file.c64("probeGuess", &probe(16)).unwrap();
+        file.f64("xcoords", &Array1::from_shape_fn(6, |m| 20.0 + m as f64)).unwrap();
+        file.f64("ycoords", &Array1::from_elem(6, 20.0)).unwrap();
+        file.finish().unwrap();
+    };
+    let with = |bytes: u64| {
+        let room = Some(Room { bytes, scratch: folder.path().into() });
+        load(&path, &LoadOptions { room, ..LoadOptions::default() })
+    };
+    let first = Array3::from_shape_fn((6, 16, 16), |(m, y, x)| count(m, y, x, 16));
+    let last = first.clone().permuted_axes([1, 2, 0]).as_standard_layout().into_owned();
+    write("diff3d", &last, None);
+    let error = with(6000).unwrap_err().to_string();
+    assert!(error.contains("last axis") && error.contains("--memory-limit"), "{error}");
+    // Just enough.
+    assert!(!with(6 * 16 * 16 * 4).unwrap().amplitude.is_filed());
+    // Two arrays that differ are still found out where there is room.
+    write("diffraction", &first, Some(&(&first + 1.0)));
+    assert!(with(1 << 20).unwrap_err().to_string().contains("differ"));
 }

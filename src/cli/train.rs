@@ -359,7 +359,7 @@ fn go(args: &Args, asked: impl FnOnce() -> Result<Asked>) -> Result<Outcome> {
     device.precision(draft.run.precision, graph::Precision::Fp32)?;
     let folder = &draft.run.output_dir;
     let _guard = OutputFolder::create(folder)?;
-    let mut material = material(&draft)?;
+    let mut material = material(&draft, &device)?;
     if let Some(count) = draft.optimiser.probe_modes {
         let scans = material.train.iter_mut().chain(&mut material.test);
         scans.for_each(|scan| scan.probe = modes::with_count(scan.probe.view(), count));
@@ -463,10 +463,10 @@ fn set_aside(folder: &Path) -> Result<()> {
 }
 
 /// Scans, or the simulation of some.
-fn material(config: &TrainConfig) -> Result<Material> {
+fn material(config: &TrainConfig, device: &Chosen) -> Result<Material> {
     let TrainConfig { data, loss, run, .. } = config;
     let memory = Budget::new(run.memory_limit);
-    let (train, test) = load(config, &memory)?;
+    let (train, test) = load(config, &memory, device)?;
     let plain = Material { train, test, supply: None, made_labels: false, made_probe: false };
     if let Some(path) = &data.teacher {
         // Patterns, and true patches of twice their size.
@@ -502,11 +502,17 @@ fn options(TrainConfig { data, run, .. }: &TrainConfig, bytes: u64) -> LoadOptio
     }
 }
 
-/// Patterns in memory are there up to three times for a moment: as they are loaded, as they go to the
-/// buffers of the plan, and in those.
-const COPIES: u64 = 3;
+/// Which part of the memory patterns may be: they are there twice for a moment, as they are loaded and as
+/// they go to the buffers. On the CPU those are in the same memory, with the network.
+fn part_of_patterns(device: &Chosen) -> u64 {
+    if matches!(device, Chosen::Cpu) { 6 } else { 3 }
+}
 
-fn load(config: &TrainConfig, memory: &Budget) -> Result<(Vec<Scan>, Option<Scan>)> {
+fn load(
+    config: &TrainConfig,
+    memory: &Budget,
+    device: &Chosen,
+) -> Result<(Vec<Scan>, Option<Scan>)> {
     let data = &config.data;
     let scans = data.train_data_file.iter().chain(&data.test_data_file).chain(&data.like).count();
     if data.reading.positions.is_some() && scans > 1 {
@@ -514,8 +520,8 @@ fn load(config: &TrainConfig, memory: &Budget) -> Result<(Vec<Scan>, Option<Scan
             "--positions are those of one scan, but {scans} are given: `convert` each with its own"
         )));
     }
-    // The other half is for the network.
-    let options = options(config, memory.spare() / (2 * COPIES * scans.max(1) as u64));
+    let each = memory.spare() / (part_of_patterns(device) * scans.max(1) as u64);
+    let options = options(config, each);
     let train: Vec<Scan> = data
         .train_data_file
         .iter()

@@ -177,7 +177,7 @@ impl Reader {
             let alias = (!hints.is_empty()).then(|| hints.join(", or "));
             self.problems.push(Problem::MissingKeys { missing, found: found.clone(), alias });
         }
-        if has("diffraction") && has("diff3d") && options.room.is_some() {
+        if has("diffraction") && has("diff3d") && self.outgrown("diffraction", options).is_some() {
             self.notes
                 .push("`diff3d` is not compared with `diffraction`, which is used".to_owned());
         } else if has("diffraction") && has("diff3d") {
@@ -315,11 +315,17 @@ impl Reader {
             Err(problem) => return self.fail(problem),
         };
         self.note_rounding(key);
-        let bytes = shape.iter().fold(4u64, |bytes, &n| bytes.saturating_mul(n as u64));
-        match options.room.as_ref().filter(|room| room.bytes < bytes) {
+        match self.outgrown(key, options) {
             None => self.in_memory(key, side, frames),
-            Some(room) => self.in_a_file(key, frames, bytes, room),
+            Some((bytes, room)) => self.in_a_file(key, frames, bytes, room),
         }
+    }
+
+    /// The bytes of patterns in memory that are more than there is room for, and that.
+    fn outgrown<'a>(&self, key: &str, options: &'a LoadOptions) -> Option<(u64, &'a Room)> {
+        let shape = &self.archive.find(key)?.shape;
+        let bytes = shape.iter().fold(4u64, |bytes, &n| bytes.saturating_mul(n as u64));
+        options.room.as_ref().filter(|room| room.bytes < bytes).map(|room| (bytes, room))
     }
 
     fn in_memory(&mut self, key: &str, side: usize, frames: Frames) -> Option<Patterns> {
@@ -362,12 +368,14 @@ impl Reader {
             format!("{}, and there is room for {}", megabytes(bytes), megabytes(room.bytes));
         let [count, height, width, ..] = *member.shape else { return None };
         if frames != Frames::First {
-            let reason = format!(
-                "`{}` {:?} takes {sizes}: patterns along the last axis are put in order in memory \
-                 alone",
-                self.shown(key),
-                member.shape
-            );
+            let why = match frames {
+                Frames::Last => "patterns along the last axis are put in order in memory alone",
+                _ => {
+                    "which axis counts the patterns is found out in memory alone (--order says it)"
+                }
+            };
+            let shape = &member.shape;
+            let reason = format!("`{}` {shape:?} takes {sizes}: {why}", self.shown(key));
             return self.fail(Problem::Memory { reason });
         }
         let mask = self.mask([height, width])?;

@@ -145,7 +145,8 @@ pub struct WholeSquares {
 }
 
 impl WholeSquares {
-    pub fn add(&mut self, a: f32) {
+    /// Hears of an amplitude, and whether that is a whole number itself, whose square is one too.
+    pub fn add(&mut self, a: f32, whole: bool) {
         if self.refuted || a == 0.0 {
             return;
         }
@@ -155,7 +156,8 @@ impl WholeSquares {
             return;
         }
         // A small amplitude is near 0, but the square root of no count.
-        if square < 0.5 || (square - square.round()).abs() > tolerance {
+        let off = if whole { 0.0 } else { (square - square.round()).abs() };
+        if square < 0.5 || off > tolerance {
             debug!("{square} is no whole number of photons");
             self.refuted = true;
             return;
