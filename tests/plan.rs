@@ -273,7 +273,7 @@ fn both_decoders_share_the_launches_of_their_layers() {
 #[test]
 fn every_operation_and_every_launch_is_listed() {
     let text = printed("--batch_size 2 --ops --launches");
-    for wanted in ["Conv2dBackward", "Adam", "poisson_forward", "encoder.blocks.0.conv1"] {
+    for wanted in ["Conv2dBackward", "Adam", "diffraction_forward", "encoder.blocks.0.conv1"] {
         assert!(text.contains(wanted), "{wanted}");
     }
     let inference = printed("--inference --ops");

@@ -237,7 +237,7 @@ fn loss(g: &mut Graph, design: &Design, sizes: &Sizes, buffers: &Buffers) -> Val
     let patches = cut(g, buffers.canvas, corner, shift, sizes.side);
     let seen = Measured { amplitude: measured, dose, mask, scan };
     let (weight, coefficient) = (buffers.weight, 1.0 / sizes.typical);
-    let upstream = Upstream { weight, factor: coefficient };
+    let (upstream, mean) = (Upstream { weight, factor: coefficient }, Normalise::ValidPixels);
     let distance = match design.loss {
         Loss::Amplitude => Distance::Amplitude,
         Loss::Poisson => Distance::Poisson(design.epsilon_photons),
@@ -246,10 +246,10 @@ fn loss(g: &mut Graph, design: &Design, sizes: &Sizes, buffers: &Buffers) -> Val
     // looks at the patches.
     let plain = !design.gains && design.background == BackgroundKind::None && design.tv == 0.0;
     let value = if plain {
-        compare(g, Source::Patches(patches), buffers.probe, seen, upstream, distance)[1]
+        compare(g, Source::Patches(patches), buffers.probe, seen, upstream, distance, mean)[1]
     } else {
         let intensity = seen_by_the_detector(g, patches, buffers);
-        misfit(g, distance, intensity, seen, upstream, Normalise::ValidPixels)
+        misfit(g, distance, intensity, seen, upstream, mean)
     };
     let mut terms = vec![Term { value, weight, coefficient }];
     if design.tv > 0.0 {

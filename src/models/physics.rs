@@ -35,13 +35,6 @@ pub fn merged(g: &mut Graph, patches: Value, overlap: &Overlap) -> Source {
     Source::Canvas(merge(g, patches, offsets, weight, side, rule), offsets)
 }
 
-/// [B, C, N, N, 2] patches → the same patches cut out of the merged object of their group.
-pub fn overlap(g: &mut Graph, patches: Value, overlap: &Overlap) -> Value {
-    let [_, _, n, _, _] = g.dims(patches);
-    let canvas = merge(g, patches, overlap.offsets, overlap.weight, overlap.side, overlap.rule);
-    extract(g, canvas, overlap.offsets, n)
-}
-
 /// [B, C, N, N, 2] patches, [S, P, N, N, 2] probes of S scans (with the checkerboard) and [B] scan
 /// of each sample → [B, C, N, N] intensity, zero frequency at (N/2, N/2).
 pub fn diffract(g: &mut Graph, patches: Value, probe: Value, scan: Value) -> Value {
@@ -59,18 +52,18 @@ pub fn compare(
     measured: Measured,
     upstream: Upstream,
     distance: Distance,
+    normalise: Normalise,
 ) -> [Value; 2] {
     let [_, _, n, _, _] = g.dims(probe);
-    let mean = Normalise::ValidPixels;
     if diffraction::fits(n) {
-        return diffraction::diffraction(g, source, probe, measured, upstream, distance, mean);
+        return diffraction::diffraction(g, source, probe, measured, upstream, distance, normalise);
     }
     let patches = match source {
         Source::Patches(patches) => patches,
         Source::Canvas(canvas, offsets) => extract(g, canvas, offsets, n),
     };
     let intensity = diffract(g, patches, probe, measured.scan);
-    [intensity, misfit(g, distance, intensity, measured, upstream, mean)]
+    [intensity, misfit(g, distance, intensity, measured, upstream, normalise)]
 }
 
 /// [P, N, N] probe modes, times `gauge` and the checkerboard, as the engine holds them. Applying it

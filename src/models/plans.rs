@@ -10,7 +10,7 @@ use crate::ops::diffraction::Source;
 use crate::ops::gather::gather;
 use crate::ops::mean_deviation::mean_deviation;
 use crate::ops::merge::MergeRule;
-use crate::ops::misfit::{Distance, Measured, Upstream};
+use crate::ops::misfit::{Distance, Measured, Normalise, Upstream};
 use crate::ops::polar::polar;
 use crate::ops::record::record;
 use crate::ops::scale::scale;
@@ -280,12 +280,12 @@ fn compare(
     };
     let measured = Measured { amplitude, dose, mask, scan };
     let coefficient = 1.0 / sizes.typical;
-    let upstream = Upstream { weight, factor: coefficient };
+    let (upstream, mean) = (Upstream { weight, factor: coefficient }, Normalise::ValidPixels);
     let distance = match loss.kind {
         Loss::Poisson => Distance::Poisson(loss.epsilon_photons),
         Loss::Mae => Distance::Mae,
     };
-    let [intensity, value] = physics::compare(g, source, probe, measured, upstream, distance);
+    let [intensity, value] = physics::compare(g, source, probe, measured, upstream, distance, mean);
     (intensity, Term { value, weight, coefficient })
 }
 
