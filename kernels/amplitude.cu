@@ -17,10 +17,6 @@
 
 #include "misfit.cuh"
 
-constexpr float kDarkest = 1e-30f;  // least I under the root, so that a/√I is finite
-
-__device__ inline float root(float intensity) { return sqrtf(fmaxf(intensity, kDarkest)); }
-
 // Value and gradient in one pass over the patterns. One block per sample, so that the sum has a
 // fixed order.
 extern "C" __global__ void amplitude_forward(
@@ -45,10 +41,9 @@ extern "C" __global__ void amplitude_forward(
         const float m = mask[i % pixels];
         float d = 0.0f;
         if (m != 0.0f) {
-            const float expected = root(intensity[at]), a = amplitude[at];
-            const float error = kappa * (expected - a);
-            sum += (double)(m * error * error);
-            d = upstream * m * kappa * kappa * (1.0f - a / expected);
+            const Misfit f = amplitude_pixel(intensity[at], amplitude[at], kappa);
+            sum += (double)(m * f.term);
+            d = upstream * m * f.slope;
         }
         dintensity[at] = d;
     }

@@ -23,6 +23,11 @@
 #define UNROLL _Pragma("unroll")
 #endif
 
+// Before a loop that nvcc would else unroll, where what it gains is less than what its code costs.
+#ifndef ROLLED
+#define ROLLED _Pragma("unroll 1")
+#endif
+
 #ifndef KERNEL_EXPORT
 #define KERNEL_EXPORT(kernel)
 #endif

@@ -41,10 +41,9 @@ extern "C" __global__ void mae_forward(
         const float m = mask[i % pixels];
         float d = 0.0f;
         if (m != 0.0f) {
-            const float root = sqrtf(intensity[at]), error = root - amplitude[at];
-            sum += (double)(m * kappa * fabsf(error));
-            const bool kink = root == 0.0f || error == 0.0f;
-            if (!kink) d = upstream * m * copysignf(kappa, error) / (2.0f * root);
+            const Misfit f = mae_pixel(intensity[at], amplitude[at], kappa);
+            sum += (double)(m * f.term);
+            d = upstream * m * f.slope;
         }
         dintensity[at] = d;
     }

@@ -19,36 +19,6 @@
 
 #include "misfit.cuh"
 
-constexpr float kDarkest = 1e-30f;  // photons: least Λ, so that k/Λ is finite
-constexpr float kSmall = 0.05f;     // below it, five terms of the series are exact in float
-
-struct Photons {
-    float expected, counted;
-};
-
-__device__ inline Photons photons(float intensity, float amplitude, float kappa, float background)
-{
-    const float root = kappa * amplitude;
-    return {fmaxf(kappa * kappa * intensity + background, kDarkest), root * root};
-}
-
-// Λ − k + k ln(k/Λ) = k (d − ln(1 + d)), d = (Λ − k)/k: no cancellation between large numbers.
-__device__ inline float term(Photons n)
-{
-    if (n.counted == 0.0f) return n.expected;
-    const float d = (n.expected - n.counted) / n.counted;
-    if (fabsf(d) >= kSmall) return n.counted * (d - logf(n.expected / n.counted));
-    const float series = 1 / 2.0f - d * (1 / 3.0f - d * (1 / 4.0f - d * (1 / 5.0f - d / 6.0f)));
-    return n.counted * d * d * series;
-}
-
-// ∂f/∂I
-__device__ inline float slope(Photons n, float kappa)
-{
-    const float excess = n.counted > 0.0f ? n.counted / n.expected : 0.0f;
-    return kappa * kappa * (1.0f - excess);
-}
-
 // Value and gradient in one pass over the patterns. One block per sample, so that the sum has a
 // fixed order.
 extern "C" __global__ void poisson_forward(
@@ -73,9 +43,9 @@ extern "C" __global__ void poisson_forward(
         const float m = mask[i % pixels];
         float d = 0.0f;
         if (m != 0.0f) {
-            const Photons n = photons(intensity[at], amplitude[at], kappa, background);
-            sum += (double)(m * term(n));
-            d = upstream * m * slope(n, kappa);
+            const Misfit f = poisson_pixel(intensity[at], amplitude[at], kappa, background);
+            sum += (double)(m * f.term);
+            d = upstream * m * f.slope;
         }
         dintensity[at] = d;
     }

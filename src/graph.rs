@@ -304,6 +304,11 @@ impl Graph {
         self.grads.get(&v).copied()
     }
 
+    /// Whether anything that is trained goes into `v`.
+    pub fn is_differentiable(&self, v: Value) -> bool {
+        self.differentiable.contains(&v)
+    }
+
     /// The first contribution to the gradient of `v` is in `gradient`, a [`Graph::grad_buffer`] that
     /// an op of [`Graph::push_last`] writes. Panics when there is one already.
     pub fn set_grad(&mut self, v: Value, gradient: Value) {
@@ -313,7 +318,7 @@ impl Graph {
 
     /// Where to put a contribution to the gradient of `v`; `None` if nobody needs it.
     pub fn grad_into(&mut self, v: Value) -> Option<Grad> {
-        if !self.differentiable.contains(&v) {
+        if !self.is_differentiable(v) {
             return None;
         }
         if let Some(&value) = self.grads.get(&v) {

@@ -1,11 +1,18 @@
-//! Every launch passes the arguments that its kernel declares, in kind and number.
+//! Every launch passes the arguments that its kernel declares, in kind and number; and what is one
+//! kernel stays one.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
+use ptycho_gpu::config::{LossConfig, ModelConfig, OptimiserConfig};
+use ptycho_gpu::graph::Stage;
 use ptycho_gpu::launch::{Arg, Launch};
 use ptycho_gpu::measure::cases::{Size, all};
+use ptycho_gpu::models::object;
+use ptycho_gpu::models::plans::{self, Sizes};
+use ptycho_gpu::plan::Plan;
 
 #[test]
 fn every_launch_passes_what_its_kernel_declares() {
@@ -89,5 +96,60 @@ fn every_launch_is_possible_on_every_gpu() {
         assert!(threads, "{}: {:?} blocks of {}", launch.kernel, launch.grid, launch.block);
         // What the smallest of the GPUs has for a block.
         assert!(launch.shared <= 99 << 10, "{}: {} bytes", launch.kernel, launch.shared);
+    }
+}
+
+/// The kernels of some stages of a plan, each once, in their order.
+fn kernels_of(plan: &Plan, stages: RangeInclusive<Stage>) -> Vec<&'static str> {
+    let mut names: Vec<&str> = Vec::new();
+    for launch in plan.stages(&stages).flat_map(|step| step.op.launches()) {
+        if names.last() != Some(&launch.kernel) {
+            names.push(launch.kernel);
+        }
+    }
+    names
+}
+
+fn training(n: usize, gridsize: usize, optimiser: &OptimiserConfig) -> Plan {
+    let model = ModelConfig { n, gridsize, ..ModelConfig::default() };
+    let sizes = Sizes { batch: 2, frames: 4, scans: 1, modes: 2, reach: 3.0, typical: 1.0 };
+    plans::training(&model, &LossConfig::default(), optimiser, &sizes).plan
+}
+
+#[test]
+fn the_physics_of_64_and_128_pixels_is_one_kernel_and_of_others_a_chain() {
+    let optimiser = OptimiserConfig { probe_trainable: true, ..OptimiserConfig::default() };
+    let chain = ["illuminate_forward", "intensity_forward", "intensity_backward"];
+    for (n, gridsize, whole) in [(64, 1, true), (128, 2, true), (32, 1, false), (256, 1, false)] {
+        let plan = training(n, gridsize, &optimiser);
+        let kernels = kernels_of(&plan, Stage::Forward..=Stage::Backward);
+        assert_eq!(kernels.contains(&"diffraction_forward"), whole, "{n}: {kernels:?}");
+        for part in chain {
+            assert_eq!(kernels.contains(&part), !whole, "{n}: {part}");
+        }
+        assert!(!kernels.contains(&"extract_forward"), "{n}: {kernels:?}");
+        assert!(kernels.contains(&"illuminate_backward_probe"), "{n}: {kernels:?}");
+    }
+}
+
+#[test]
+fn a_direct_solution_takes_the_one_kernel_where_nothing_else_looks_at_its_parts() {
+    let sizes = object::Sizes {
+        batch: 2,
+        frames: 4,
+        held: 4,
+        side: 64,
+        modes: 1,
+        canvas: [80, 90],
+        typical: 1.0,
+    };
+    let plain = object::Design { probe: true, positions: true, ..object::Design::default() };
+    let with_gains = object::Design { gains: true, ..plain };
+    let with_tv = object::Design { tv: 0.1, ..plain };
+    for (design, whole) in [(plain, true), (with_gains, false), (with_tv, false)] {
+        let plan = object::solver(&design, &sizes).plan;
+        let kernels = kernels_of(&plan, Stage::Forward..=Stage::Backward);
+        assert_eq!(kernels.contains(&"diffraction_forward"), whole, "{kernels:?}");
+        assert_eq!(kernels.contains(&"amplitude_forward"), !whole, "{kernels:?}");
     }
 }

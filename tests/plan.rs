@@ -241,7 +241,7 @@ fn the_probe_is_listed_but_is_no_part_of_the_network() {
 #[test]
 fn every_operation_and_every_launch_is_listed() {
     let text = printed("--batch_size 2 --ops --launches");
-    for wanted in ["Conv2dBackward", "Adam", "poisson_forward", "encoder.blocks.0.conv1"] {
+    for wanted in ["Conv2dBackward", "Adam", "diffraction_forward", "encoder.blocks.0.conv1"] {
         assert!(text.contains(wanted), "{wanted}");
     }
     let inference = printed("--inference --ops");

@@ -19,11 +19,10 @@ use ptycho_gpu::exchange::PREFIX;
 use ptycho_gpu::graph::{Graph, Role, Stage, Value};
 use ptycho_gpu::models::cnn;
 use ptycho_gpu::models::optimiser::{self, Controls};
-use ptycho_gpu::models::physics::{Overlap, central_box, checkerboard, diffract, overlap};
-use ptycho_gpu::ops::mae::mae;
+use ptycho_gpu::models::physics::{Overlap, central_box, checkerboard, compare, merged};
+use ptycho_gpu::ops::diffraction::Source;
 use ptycho_gpu::ops::merge::MergeRule;
-use ptycho_gpu::ops::misfit::{Measured, Normalise, Upstream};
-use ptycho_gpu::ops::poisson::poisson;
+use ptycho_gpu::ops::misfit::{Distance, Measured, Normalise, Upstream};
 use ptycho_gpu::ops::polar::polar;
 use ptycho_gpu::ops::weighted_sum::{Term, weighted_sum};
 use ptycho_gpu::plan::Plan;
@@ -171,28 +170,29 @@ impl Case {
         let images = g.input("images", &[b, c, n, n]);
         let training = g.input("training", &[1]);
         let patch = cnn::build(&mut g, &self.model(), images, training, &mut Vec::new());
-        let mut object = polar(&mut g, patch.amplitude, patch.phase);
-        let network = object;
-        let merged = (c > 1).then(|| Overlap {
+        let network = polar(&mut g, patch.amplitude, patch.phase);
+        let overlap = (c > 1).then(|| Overlap {
             offsets: g.input("offsets", &[b, c, 2]),
             weight: g.input("merge weight", &[n, n]),
             side: self.meta["padded_size"].as_u64().unwrap() as usize,
             rule: MergeRule { threshold: 1e-6, floor: 1e-3 },
         });
-        if let Some(merged) = &merged {
-            object = overlap(&mut g, object, merged);
-        }
+        let source = match &overlap {
+            Some(overlap) => merged(&mut g, network, overlap),
+            None => Source::Patches(network),
+        };
         let probe = g.input("probe", &[1, 1, n, n, 2]);
         let (scan, dose) = (g.input("scan", &[b]), g.input("dose", &[b]));
         let mask = g.input("mask", &[1, n, n]);
-        let intensity = diffract(&mut g, object, probe, scan);
         let measured = Measured { amplitude: images, dose, mask, scan };
         let (weight, seed) = (g.input("weight", &[b]), g.input("seed", &[1]));
         let upstream = Upstream { weight, factor: 1.0 };
-        let misfit = match self.is_poisson() {
-            true => poisson(&mut g, intensity, measured, upstream, 0.0, Normalise::Sum),
-            false => mae(&mut g, intensity, measured, upstream, Normalise::ValidPixels),
+        let (distance, normalise) = match self.is_poisson() {
+            true => (Distance::Poisson(0.0), Normalise::Sum),
+            false => (Distance::Mae, Normalise::ValidPixels),
         };
+        let [intensity, misfit] =
+            compare(&mut g, source, probe, measured, upstream, distance, normalise);
         let term = Term { value: misfit, weight, coefficient: 1.0 };
         let loss = weighted_sum(&mut g, vec![term]);
         g.differentiate(loss, seed);
@@ -202,8 +202,7 @@ impl Case {
         convolutions.into_iter().chain([network, intensity]).for_each(|v| g.keep(v));
         let inputs =
             vec![(training, 1.0), (scan, 0.0), (dose, self.scale), (mask, 1.0), (seed, 1.0)];
-        let (object, overlap) = (network, merged);
-        let plan = Plan::new(g);
+        let (object, plan) = (network, Plan::new(g));
         Reference {
             plan,
             images,

@@ -173,7 +173,7 @@ fn bytes(plan: &Plan, v: Value) -> usize {
     let slot = &plan.slots[v.0];
     let elements = match slot.name.as_str() {
         "frames" => batch * group * side * side,
-        name if name.starts_with("padded") => 0,
+        name if name.starts_with("padded") || name.starts_with("scratch") => 0,
         _ => plan.range(v).len(),
     };
     elements * size_of::<f32>()

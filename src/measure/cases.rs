@@ -6,8 +6,9 @@ use crate::graph::{Graph, Group, Precision, Role, Stage, Value};
 use crate::ops::activate::{Activation, activate};
 use crate::ops::adam::{Constants, adam};
 use crate::ops::clip::{Rule, clip};
+use crate::ops::diffraction::{Source, diffraction};
 use crate::ops::merge::{MergeRule, merge};
-use crate::ops::misfit::{Measured, Normalise, Upstream};
+use crate::ops::misfit::{Distance, Measured, Normalise, Upstream};
 use crate::ops::modulate::{grids, modulate, modulate_backward};
 use crate::ops::{
     absolute_error::absolute_error,
@@ -384,8 +385,45 @@ fn transforms(g: &mut Graph, frames: usize, n: usize) -> Option<Value> {
     Some(fft2(g, x))
 }
 
+/// Photons of a background: without it the darkest pixels of noise would decide alone.
+const BACKGROUND: f64 = 0.05;
+
+/// Patches of side `n` in groups of `group`, `modes` modes of two scans, and what is seen of them.
+fn diffracted(
+    g: &mut Graph,
+    s: &Size,
+    [n, group, modes]: [usize; 3],
+    distance: Distance,
+    cut: bool,
+) -> Option<Value> {
+    let size = Size { side: n, group, ..*s };
+    let source = if cut {
+        let side = size.canvas();
+        let canvas = g.param("canvas of all", &[s.batch, side, side, 2]);
+        Source::Canvas(canvas, g.input("offsets", &[s.batch, group, 2]))
+    } else {
+        Source::Patches(complex(g, &size, "object"))
+    };
+    let shape = [2, modes, n, n, 2];
+    // Beside a canvas, nobody asks for the gradient of the probe.
+    let probe = if cut { g.input("probe", &shape) } else { g.param("probe", &shape) };
+    let (seen, up) = (measured(g, &size), upstream(g, s));
+    let mean = Normalise::ValidPixels;
+    let [intensity, loss] = diffraction(g, source, probe, seen, up, distance, mean);
+    g.keep(intensity);
+    Some(loss)
+}
+
 fn physics() -> Vec<Case> {
     named([
+        ("diffraction", |g, s| diffracted(g, s, [64, 1, 1], Distance::Poisson(BACKGROUND), false)),
+        ("diffraction 128", |g, s| diffracted(g, s, [128, 1, 2], Distance::Mae, false)),
+        ("diffraction of a group", |g, s| {
+            diffracted(g, s, [64, s.group, 1], Distance::Poisson(BACKGROUND), true)
+        }),
+        ("diffraction of modes", |g, s| {
+            diffracted(g, s, [64, s.group, 3], Distance::Amplitude, false)
+        }),
         ("fft2 64", |g, s| transforms(g, s.batch * s.group, 64)),
         ("fft2 128", |g, s| transforms(g, s.batch, 128)),
         ("fft2 256", |g, s| transforms(g, s.batch.min(4), 256)),

@@ -12,18 +12,17 @@
 //! probe take many epochs to go. Smooth factors of the object can therefore have steps of their own
 //! ([`modulate`](crate::ops::modulate)).
 
-use super::physics::diffract;
+use super::physics::{compare, diffract};
 use crate::graph::{Graph, Group, Role, Stage, Value};
 use crate::ops::adam::{Constants, adam};
-use crate::ops::amplitude::amplitude;
 use crate::ops::background::background;
 use crate::ops::complex_variation::complex_variation;
 use crate::ops::cut::cut;
+use crate::ops::diffraction::Source;
 use crate::ops::gather::gather;
 use crate::ops::limit_modulus::limit_modulus;
-use crate::ops::misfit::{Measured, Normalise, Upstream};
+use crate::ops::misfit::{Distance, Measured, Normalise, Upstream, misfit};
 use crate::ops::modulate::{grids, modulate, modulate_backward};
-use crate::ops::poisson::poisson;
 use crate::ops::record::record;
 use crate::ops::scale::scale;
 use crate::ops::weighted_sum::{Term, weighted_sum};
@@ -235,20 +234,21 @@ fn loss(g: &mut Graph, design: &Design, sizes: &Sizes, buffers: &Buffers) -> Val
     let measured = gather(g, buffers.frames, buffers.index);
     let (corner, shift) = (gather(g, buffers.corners, member), gather(g, buffers.shifts, member));
     let patches = cut(g, buffers.canvas, corner, shift, sizes.side);
-    let mut intensity = diffract(g, patches, buffers.probe, scan);
-    if let Some(gains) = buffers.gains {
-        let gain = gather(g, gains, member);
-        intensity = scale(g, intensity, gain);
-    }
-    if let Some(root) = buffers.background {
-        intensity = background(g, intensity, root);
-    }
     let seen = Measured { amplitude: measured, dose, mask, scan };
     let (weight, coefficient) = (buffers.weight, 1.0 / sizes.typical);
     let (upstream, mean) = (Upstream { weight, factor: coefficient }, Normalise::ValidPixels);
-    let value = match design.loss {
-        Loss::Amplitude => amplitude(g, intensity, seen, upstream, mean),
-        Loss::Poisson => poisson(g, intensity, seen, upstream, design.epsilon_photons, mean),
+    let distance = match design.loss {
+        Loss::Amplitude => Distance::Amplitude,
+        Loss::Poisson => Distance::Poisson(design.epsilon_photons),
+    };
+    // One op does all where nothing stands between field and misfit, and no other term of the loss
+    // looks at the patches.
+    let plain = !design.gains && design.background == BackgroundKind::None && design.tv == 0.0;
+    let value = if plain {
+        compare(g, Source::Patches(patches), buffers.probe, seen, upstream, distance, mean)[1]
+    } else {
+        let intensity = seen_by_the_detector(g, patches, buffers);
+        misfit(g, distance, intensity, seen, upstream, mean)
     };
     let mut terms = vec![Term { value, weight, coefficient }];
     if design.tv > 0.0 {
@@ -257,6 +257,19 @@ fn loss(g: &mut Graph, design: &Design, sizes: &Sizes, buffers: &Buffers) -> Val
         terms.push(Term { value: complex_variation(g, patches), weight, coefficient });
     }
     weighted_sum(g, terms)
+}
+
+/// The intensity of the patches, times the gain of each pattern, with the background.
+fn seen_by_the_detector(g: &mut Graph, patches: Value, buffers: &Buffers) -> Value {
+    let mut intensity = diffract(g, patches, buffers.probe, buffers.scan);
+    if let Some(gains) = buffers.gains {
+        let gain = gather(g, gains, buffers.member);
+        intensity = scale(g, intensity, gain);
+    }
+    if let Some(root) = buffers.background {
+        intensity = background(g, intensity, root);
+    }
+    intensity
 }
 
 /// The grids of the object's smooth parts, with their gradients.

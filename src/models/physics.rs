@@ -9,11 +9,13 @@ use ndarray::{Array2, Array3, ArrayView3};
 use num_complex::Complex32;
 
 use crate::graph::{Graph, Value};
+use crate::ops::diffraction::{self, Source};
 use crate::ops::extract::extract;
 use crate::ops::fft2::fft2;
 use crate::ops::illuminate::illuminate;
 use crate::ops::intensity::intensity;
 use crate::ops::merge::{MergeRule, merge};
+use crate::ops::misfit::{Distance, Measured, Normalise, Upstream, misfit};
 
 /// Groups of overlapping patches, merged before the physics.
 #[derive(Clone, Copy, Debug)]
@@ -27,11 +29,10 @@ pub struct Overlap {
     pub rule: MergeRule,
 }
 
-/// [B, C, N, N, 2] patches → the same patches cut out of the merged object of their group.
-pub fn overlap(g: &mut Graph, patches: Value, overlap: &Overlap) -> Value {
-    let [_, _, n, _, _] = g.dims(patches);
-    let canvas = merge(g, patches, overlap.offsets, overlap.weight, overlap.side, overlap.rule);
-    extract(g, canvas, overlap.offsets, n)
+/// [B, C, N, N, 2] patches → the merged object of their group, which they are cut out of again.
+pub fn merged(g: &mut Graph, patches: Value, overlap: &Overlap) -> Source {
+    let Overlap { offsets, weight, side, rule } = *overlap;
+    Source::Canvas(merge(g, patches, offsets, weight, side, rule), offsets)
 }
 
 /// [B, C, N, N, 2] patches, [S, P, N, N, 2] probes of S scans (with the checkerboard) and [B] scan
@@ -40,6 +41,29 @@ pub fn diffract(g: &mut Graph, patches: Value, probe: Value, scan: Value) -> Val
     let exit = illuminate(g, patches, probe, scan);
     let field = fft2(g, exit);
     intensity(g, field)
+}
+
+/// [`diffract`] and a comparison with what was measured: [B, C, N, N] intensity, which nothing else
+/// may be computed from, and [B] loss of each sample.
+pub fn compare(
+    g: &mut Graph,
+    source: Source,
+    probe: Value,
+    measured: Measured,
+    upstream: Upstream,
+    distance: Distance,
+    normalise: Normalise,
+) -> [Value; 2] {
+    let [_, _, n, _, _] = g.dims(probe);
+    if diffraction::fits(n) {
+        return diffraction::diffraction(g, source, probe, measured, upstream, distance, normalise);
+    }
+    let patches = match source {
+        Source::Patches(patches) => patches,
+        Source::Canvas(canvas, offsets) => extract(g, canvas, offsets, n),
+    };
+    let intensity = diffract(g, patches, probe, measured.scan);
+    [intensity, misfit(g, distance, intensity, measured, upstream, normalise)]
 }
 
 /// [P, N, N] probe modes, times `gauge` and the checkerboard, as the engine holds them. Applying it

@@ -1,17 +1,16 @@
 //! The two plans of a network: one that trains it and one that applies it.
 
 use super::optimiser::{self, Controls};
-use super::physics::{Overlap, canvas_side, diffract, overlap};
+use super::physics::{self, Overlap, canvas_side, merged};
 use super::{Initial, Patch};
 use crate::config::{Loss, LossConfig, MergeWeights, Mode, ModelConfig, OptimiserConfig};
 use crate::graph::{Graph, Group, Precision, Value};
 use crate::ops::absolute_error::{absolute_error, absolute_phase_error};
+use crate::ops::diffraction::Source;
 use crate::ops::gather::gather;
-use crate::ops::mae::mae;
 use crate::ops::mean_deviation::mean_deviation;
 use crate::ops::merge::MergeRule;
-use crate::ops::misfit::{Measured, Normalise, Upstream};
-use crate::ops::poisson::poisson;
+use crate::ops::misfit::{Distance, Measured, Normalise, Upstream};
 use crate::ops::polar::polar;
 use crate::ops::record::record;
 use crate::ops::scale::scale;
@@ -181,8 +180,8 @@ pub fn training_in(
     let patch = super::build(&mut g, model, x, inputs.training, &mut initial);
     let mut terms = Vec::new();
     let intensity = loss.mode.sees_patterns().then(|| {
-        let predicted = predict(&mut g, &inputs, patch);
-        terms.push(misfit(&mut g, loss, &inputs, amplitude, predicted, sizes));
+        let (predicted, term) = compare(&mut g, loss, &inputs, amplitude, patch, sizes);
+        terms.push(term);
         predicted
     });
     if let Some(labels) = &inputs.labels {
@@ -264,33 +263,30 @@ fn inputs(
     }
 }
 
-/// The intensity that the patches predict.
-fn predict(g: &mut Graph, inputs: &Inputs, patch: Patch) -> Value {
-    let mut object = polar(g, patch.amplitude, patch.phase);
-    if let Some(o) = &inputs.overlap {
-        object = overlap(g, object, o);
-    }
-    diffract(g, object, inputs.probe, inputs.scan)
-}
-
-/// The misfit between measured and predicted patterns.
-fn misfit(
+/// The intensity that the patches predict, and its misfit to the measured patterns.
+fn compare(
     g: &mut Graph,
     loss: &LossConfig,
     inputs: &Inputs,
     amplitude: Value,
-    intensity: Value,
+    patch: Patch,
     sizes: &Sizes,
-) -> Term {
-    let Inputs { dose, mask, scan, physics_weight: weight, .. } = *inputs;
+) -> (Value, Term) {
+    let Inputs { probe, dose, mask, scan, physics_weight: weight, .. } = *inputs;
+    let object = polar(g, patch.amplitude, patch.phase);
+    let source = match &inputs.overlap {
+        Some(overlap) => merged(g, object, overlap),
+        None => Source::Patches(object),
+    };
     let measured = Measured { amplitude, dose, mask, scan };
     let coefficient = 1.0 / sizes.typical;
     let (upstream, mean) = (Upstream { weight, factor: coefficient }, Normalise::ValidPixels);
-    let value = match loss.kind {
-        Loss::Poisson => poisson(g, intensity, measured, upstream, loss.epsilon_photons, mean),
-        Loss::Mae => mae(g, intensity, measured, upstream, mean),
+    let distance = match loss.kind {
+        Loss::Poisson => Distance::Poisson(loss.epsilon_photons),
+        Loss::Mae => Distance::Mae,
     };
-    Term { value, weight, coefficient }
+    let [intensity, value] = physics::compare(g, source, probe, measured, upstream, distance, mean);
+    (intensity, Term { value, weight, coefficient })
 }
 
 /// The mean absolute error of amplitude and phase against the true patches.

@@ -18,7 +18,7 @@ const DARKEST: f64 = 1e-30;
 
 #[derive(Clone, Debug)]
 pub struct Amplitude {
-    misfit: Misfit,
+    pub(super) misfit: Misfit,
 }
 
 /// [B, C, N, N] intensity → [B] squared error of each sample, photons, which counts in the total as
@@ -30,7 +30,9 @@ pub fn amplitude(
     upstream: Upstream,
     normalise: Normalise,
 ) -> Value {
-    let misfit = Misfit::new(g, "amplitude", intensity, measured, upstream, normalise);
+    let dintensity = g.grad_buffer(intensity);
+    let misfit =
+        Misfit::new(g, "amplitude", [intensity, dintensity], measured, upstream, normalise);
     g.push_last(Amplitude { misfit });
     misfit.loss
 }

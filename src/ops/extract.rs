@@ -14,13 +14,13 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Extract {
-    canvas: Value,
-    offsets: Value,
-    patches: Value,
+    pub(super) canvas: Value,
+    pub(super) offsets: Value,
+    pub(super) patches: Value,
     batch: usize,
     channels: usize,
     side: usize,
-    canvas_side: usize,
+    pub(super) canvas_side: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -32,20 +32,26 @@ pub struct ExtractBackward {
 
 /// [B, S, S, 2] canvas and [B, C, 2] offsets (x, y) in pixels → [B, C, N, N, 2] patches, N = `side`.
 pub fn extract(g: &mut Graph, canvas: Value, offsets: Value, side: usize) -> Value {
-    let [batch, canvas_side, w, re_im] = g.dims(canvas);
-    let [ob, channels, xy] = g.dims(offsets);
-    assert_eq!((w, re_im), (canvas_side, 2), "a canvas is square and complex");
-    assert_eq!((ob, xy), (batch, 2), "one offset for each patch");
-    assert!(
-        canvas_side >= side && (canvas_side - side).is_multiple_of(2),
-        "a patch has a place in the middle of the canvas"
-    );
-    let patches = g.work("patches", &[batch, channels, side, side, 2]);
-    g.push(Extract { canvas, offsets, patches, batch, channels, side, canvas_side });
+    let extract = Extract::new(g, canvas, offsets, side);
+    let patches = extract.patches;
+    g.push(extract);
     patches
 }
 
 impl Extract {
+    pub(super) fn new(g: &mut Graph, canvas: Value, offsets: Value, side: usize) -> Extract {
+        let [batch, canvas_side, w, re_im] = g.dims(canvas);
+        let [ob, channels, xy] = g.dims(offsets);
+        assert_eq!((w, re_im), (canvas_side, 2), "a canvas is square and complex");
+        assert_eq!((ob, xy), (batch, 2), "one offset for each patch");
+        assert!(
+            canvas_side >= side && (canvas_side - side).is_multiple_of(2),
+            "a patch has a place in the middle of the canvas"
+        );
+        let patches = g.work("patches", &[batch, channels, side, side, 2]);
+        Extract { canvas, offsets, patches, batch, channels, side, canvas_side }
+    }
+
     fn pad(&self) -> usize {
         (self.canvas_side - self.side) / 2
     }

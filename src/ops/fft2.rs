@@ -64,6 +64,11 @@ fn fits(side: usize) -> bool {
 }
 
 impl Fft2 {
+    /// A transform that is a part of another op, whose kernel does all of it: on the CPU alone.
+    pub(super) fn part([x, y]: [Value; 2], frames: usize, side: usize, inverse: bool) -> Fft2 {
+        Fft2 { x, y, rows: None, frames, side, inverse, accumulate: false }
+    }
+
     /// One block for each frame.
     fn launch_frames(&self) -> Launch {
         let (n, bits) = (self.side, self.side.ilog2() as usize);

@@ -13,15 +13,15 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Illuminate {
-    object: Value,
-    probe: Value,
+    pub(super) object: Value,
+    pub(super) probe: Value,
     scan: Value,
-    exit: Value,
+    pub(super) exit: Value,
     batch: usize,
     scans: usize,
     channels: usize,
-    modes: usize,
-    side: usize,
+    pub(super) modes: usize,
+    pub(super) side: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -35,16 +35,41 @@ pub struct IlluminateBackward {
 /// [B, C, N, N, 2] object patches, [S, P, N, N, 2] probes of S scans and [B] index of the scan that
 /// each sample belongs to → [B, C, P, N, N, 2] exit waves.
 pub fn illuminate(g: &mut Graph, object: Value, probe: Value, scan: Value) -> Value {
-    let [batch, channels, side, w, re_im] = g.dims(object);
-    let [scans, modes, ph, pw, _] = g.dims(probe);
-    assert!((w, ph, pw, re_im) == (side, side, side, 2), "probe and object have one square shape");
-    assert_eq!(g.dims(scan), [batch], "one scan index for each sample");
-    let exit = g.work("exit wave", &[batch, channels, modes, side, side, 2]);
-    g.push(Illuminate { object, probe, scan, exit, batch, scans, channels, modes, side });
+    let illuminate = Illuminate::new(g, "exit wave", object, probe, scan);
+    let exit = illuminate.exit;
+    g.push(illuminate);
     exit
 }
 
 impl Illuminate {
+    pub(super) fn new(
+        g: &mut Graph,
+        name: &str,
+        object: Value,
+        probe: Value,
+        scan: Value,
+    ) -> Illuminate {
+        let [batch, channels, side, w, re_im] = g.dims(object);
+        let [scans, modes, ph, pw, _] = g.dims(probe);
+        assert!(
+            (w, ph, pw, re_im) == (side, side, side, 2),
+            "probe and object have one square shape"
+        );
+        assert_eq!(g.dims(scan), [batch], "one scan index for each sample");
+        let exit = g.work(name, &[batch, channels, modes, side, side, 2]);
+        Illuminate { object, probe, scan, exit, batch, scans, channels, modes, side }
+    }
+
+    /// From the gradient of the exit waves to those of object and probe.
+    pub(super) fn adjoint(
+        &self,
+        dexit: Value,
+        dobject: Option<Grad>,
+        dprobe: Option<Grad>,
+    ) -> IlluminateBackward {
+        IlluminateBackward { forward: self.clone(), dexit, dobject, dprobe }
+    }
+
     /// Numbers in one complex plane.
     fn plane(&self) -> usize {
         2 * self.side * self.side
@@ -63,7 +88,7 @@ impl Operation for Illuminate {
     fn backward(&self, g: &mut Graph) {
         let Some(dexit) = g.grad_of(self.exit) else { return };
         let (dobject, dprobe) = (g.grad_into(self.object), g.grad_into(self.probe));
-        g.push(IlluminateBackward { forward: self.clone(), dexit, dobject, dprobe });
+        g.push(self.adjoint(dexit, dobject, dprobe));
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {

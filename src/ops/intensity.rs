@@ -13,7 +13,7 @@ use crate::launch::Launch;
 #[derive(Clone, Debug)]
 pub struct Intensity {
     field: Value,
-    intensity: Value,
+    pub(super) intensity: Value,
     modes: usize,
     pixels: usize,
     /// Elements of the intensity.
@@ -29,10 +29,23 @@ pub struct IntensityBackward {
 
 /// [B, C, P, N, N, 2] far field of each mode → [B, C, N, N] intensity.
 pub fn intensity(g: &mut Graph, field: Value) -> Value {
-    let [b, c, modes, h, w, _] = g.dims(field);
-    let intensity = g.work("intensity", &[b, c, h, w]);
-    g.push(Intensity { field, intensity, modes, pixels: h * w, total: b * c * h * w });
+    let op = Intensity::new(g, field);
+    let intensity = op.intensity;
+    g.push(op);
     intensity
+}
+
+impl Intensity {
+    pub(super) fn new(g: &mut Graph, field: Value) -> Intensity {
+        let [b, c, modes, h, w, _] = g.dims(field);
+        let intensity = g.work("intensity", &[b, c, h, w]);
+        Intensity { field, intensity, modes, pixels: h * w, total: b * c * h * w }
+    }
+
+    /// From the gradient of the intensity to that of the field.
+    pub(super) fn adjoint(&self, dintensity: Value, dfield: Grad) -> IntensityBackward {
+        IntensityBackward { forward: self.clone(), dintensity, dfield }
+    }
 }
 
 impl Operation for Intensity {
@@ -47,7 +60,7 @@ impl Operation for Intensity {
     fn backward(&self, g: &mut Graph) {
         let Some(dintensity) = g.grad_of(self.intensity) else { return };
         let Some(dfield) = g.grad_into(self.field) else { return };
-        g.push(IntensityBackward { forward: self.clone(), dintensity, dfield });
+        g.push(self.adjoint(dintensity, dfield));
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {

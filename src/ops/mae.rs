@@ -12,7 +12,7 @@ use crate::launch::Launch;
 
 #[derive(Clone, Debug)]
 pub struct Mae {
-    misfit: Misfit,
+    pub(super) misfit: Misfit,
 }
 
 /// [B, C, N, N] intensity → [B] error of each sample, √photons, which counts in the total as
@@ -24,7 +24,8 @@ pub fn mae(
     upstream: Upstream,
     normalise: Normalise,
 ) -> Value {
-    let misfit = Misfit::new(g, "mae", intensity, measured, upstream, normalise);
+    let dintensity = g.grad_buffer(intensity);
+    let misfit = Misfit::new(g, "mae", [intensity, dintensity], measured, upstream, normalise);
     g.push_last(Mae { misfit });
     misfit.loss
 }

@@ -10,6 +10,9 @@
 
 use rayon::prelude::*;
 
+use super::amplitude::amplitude;
+use super::mae::mae;
+use super::poisson::poisson;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
@@ -48,6 +51,50 @@ impl Normalise {
     }
 }
 
+/// How a predicted and a measured pattern are compared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Distance {
+    /// [`poisson`](super::poisson) with this background, photons per pixel.
+    Poisson(f64),
+    /// [`mae`](super::mae).
+    Mae,
+    /// [`amplitude`](super::amplitude).
+    Amplitude,
+}
+
+impl Distance {
+    /// Its number in `kernels/misfit.cuh`.
+    pub(super) fn index(self) -> usize {
+        match self {
+            Distance::Poisson(_) => 0,
+            Distance::Mae => 1,
+            Distance::Amplitude => 2,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        ["poisson", "mae", "amplitude"][self.index()]
+    }
+}
+
+/// [B, C, N, N] intensity → [B] loss of each sample by this distance.
+pub fn misfit(
+    g: &mut Graph,
+    distance: Distance,
+    intensity: Value,
+    measured: Measured,
+    upstream: Upstream,
+    normalise: Normalise,
+) -> Value {
+    match distance {
+        Distance::Poisson(background) => {
+            poisson(g, intensity, measured, upstream, background, normalise)
+        }
+        Distance::Mae => mae(g, intensity, measured, upstream, normalise),
+        Distance::Amplitude => amplitude(g, intensity, measured, upstream, normalise),
+    }
+}
+
 /// What the loss of each sample counts in the total: u_b = ∂L/∂ℓ_b = factor · weight_b.
 #[derive(Clone, Copy, Debug)]
 pub struct Upstream {
@@ -75,7 +122,7 @@ impl Misfit {
     pub fn new(
         g: &mut Graph,
         name: &str,
-        intensity: Value,
+        [intensity, dintensity]: [Value; 2],
         measured: Measured,
         upstream: Upstream,
         normalise: Normalise,
@@ -94,7 +141,6 @@ impl Misfit {
             assert_eq!(g.shape(v), [batch], "one {what} for each sample");
         }
         let (loss, pixels) = (g.work(name, &[batch]), h * w);
-        let dintensity = g.grad_buffer(intensity);
         Misfit {
             intensity,
             measured,

@@ -22,6 +22,7 @@ pub mod conv2d;
 pub mod cut;
 pub mod dft_axis;
 pub mod dft_plane;
+pub mod diffraction;
 pub mod extract;
 pub mod fft2;
 pub mod gather;
@@ -139,6 +140,7 @@ ops! {
     cut: Cut CutBackward;
     dft_axis: DftAxis;
     dft_plane: DftPlane;
+    diffraction: Diffraction;
     extract: Extract ExtractBackward;
     fft2: Fft2;
     gather: Gather GatherBackward;

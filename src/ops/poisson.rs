@@ -18,9 +18,9 @@ const DARKEST: f64 = 1e-30;
 
 #[derive(Clone, Debug)]
 pub struct Poisson {
-    misfit: Misfit,
+    pub(super) misfit: Misfit,
     /// ε, photons.
-    background: f64,
+    pub(super) background: f64,
 }
 
 /// [B, C, N, N] intensity → [B] loss of each sample in nats, which counts in the total as `upstream`
@@ -34,7 +34,8 @@ pub fn poisson(
     normalise: Normalise,
 ) -> Value {
     assert!(background >= 0.0, "a background has no negative photons");
-    let misfit = Misfit::new(g, "poisson", intensity, measured, upstream, normalise);
+    let dintensity = g.grad_buffer(intensity);
+    let misfit = Misfit::new(g, "poisson", [intensity, dintensity], measured, upstream, normalise);
     g.push_last(Poisson { misfit, background });
     misfit.loss
 }

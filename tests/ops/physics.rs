@@ -3,8 +3,9 @@
 use std::f64::consts::TAU;
 
 use ptycho_gpu::backend::{Backend, cpu::Cpu};
-use ptycho_gpu::graph::{Graph, Stage, Value};
-use ptycho_gpu::ops::misfit::{Measured, Normalise, Upstream};
+use ptycho_gpu::graph::{Graph, Role, Stage, Value};
+use ptycho_gpu::ops::diffraction::{Source, diffraction};
+use ptycho_gpu::ops::misfit::{self, Distance, Measured, Normalise, Upstream};
 use ptycho_gpu::ops::{
     extract::extract,
     fft2::fft2,
@@ -19,6 +20,7 @@ use ptycho_gpu::ops::{
     weighted_sum::{Term, weighted_sum},
 };
 use ptycho_gpu::plan::Plan;
+use ptycho_gpu::random::{Purpose, Stream};
 
 use crate::support::{Case, case, relative};
 
@@ -123,6 +125,146 @@ fn illuminate_takes_one_sample_and_one_mode() {
     })
     .with("scan", [0.0])
     .check(1e-6);
+}
+
+/// How patterns of side N come about in the tests of [`diffraction`].
+#[derive(Clone, Copy)]
+struct Scene {
+    side: usize,
+    group: usize,
+    modes: usize,
+    /// Side of the canvas that the patches are cut out of, if they are.
+    canvas: Option<usize>,
+    distance: Distance,
+    normalise: Normalise,
+}
+
+const SCENE: Scene = Scene {
+    side: 64,
+    group: 1,
+    modes: 1,
+    canvas: None,
+    // Without a background the darkest pixels of noise would decide alone.
+    distance: Distance::Poisson(0.05),
+    normalise: Normalise::ValidPixels,
+};
+
+/// Samples of a scene, the second of the second scan.
+const SAMPLES: usize = 2;
+
+impl Scene {
+    /// The loss of each sample, by one op or by the chain of those that it stands for.
+    fn loss(self, g: &mut Graph, fused: bool) -> [Value; 2] {
+        let Scene { side: n, group, modes, canvas, distance, normalise } = self;
+        let source = match canvas {
+            None => Source::Patches(g.param("object", &[SAMPLES, group, n, n, 2])),
+            Some(side) => {
+                let canvas = g.param("canvas", &[SAMPLES, side, side, 2]);
+                Source::Canvas(canvas, g.input("offsets", &[SAMPLES, group, 2]))
+            }
+        };
+        let probe = g.param("probe", &[2, modes, n, n, 2]);
+        let seen = measured(g, &[SAMPLES, group, n, n], 2);
+        let upstream = Upstream { weight: g.input("seed", &[SAMPLES]), factor: 1.0 };
+        if fused {
+            return diffraction(g, source, probe, seen, upstream, distance, normalise);
+        }
+        let patches = match source {
+            Source::Patches(patches) => patches,
+            Source::Canvas(canvas, offsets) => extract(g, canvas, offsets, n),
+        };
+        let exit = illuminate(g, patches, probe, seen.scan);
+        let field = fft2(g, exit);
+        let predicted = intensity(g, field);
+        [predicted, misfit::misfit(g, distance, predicted, seen, upstream, normalise)]
+    }
+
+    /// Every seventh pixel of the first mask and every fifth of the second are ignored, and were not
+    /// measured.
+    fn case(self) -> Case {
+        let pixels = self.side * self.side;
+        let ignored = |i: usize| i % if i < pixels { 7 } else { 5 } == 0;
+        let mask: Vec<f64> = (0..2 * pixels).map(|i| f64::from(!ignored(i))).collect();
+        let amplitude = (0..SAMPLES * self.group * pixels).map(|i| {
+            let (scan, pixel) = (i / pixels / self.group, i % pixels);
+            let noise = (i * 7919 % 1009) as f64 / 1009.0;
+            if ignored(scan * pixels + pixel) { f64::NAN } else { noise }
+        });
+        let case = case(|g| {
+            let [intensity, loss] = self.loss(g, true);
+            g.keep(intensity);
+            loss
+        });
+        let case = case.with("amplitude", amplitude.collect::<Vec<_>>()).with("mask", mask);
+        let case = case.with("dose", [1.5, 0.5]).with("scan", [0.0, 1.0]).with("seed", [1.0, 0.25]);
+        if self.canvas.is_none() {
+            return case;
+        }
+        case.with("offsets", &OFFSETS[..2 * SAMPLES * self.group])
+    }
+}
+
+#[test]
+fn diffraction_has_the_gradients_of_every_distance_at_both_sides() {
+    for distance in [Distance::Poisson(0.05), Distance::Mae, Distance::Amplitude] {
+        for side in [64, 128] {
+            Scene { side, distance, ..SCENE }.case().check(2e-6); // seven ops in a row
+        }
+    }
+}
+
+#[test]
+fn diffraction_sums_modes_and_the_patterns_of_a_group() {
+    for normalise in [Normalise::ValidPixels, Normalise::Sum] {
+        Scene { group: 2, modes: 3, normalise, ..SCENE }.case().check(2e-6);
+    }
+    Scene { side: 128, modes: 2, ..SCENE }.case().check(2e-6);
+}
+
+#[test]
+fn diffraction_cuts_the_patches_of_a_group_out_of_its_canvas() {
+    let cut = Scene { group: 3, canvas: Some(68), ..SCENE };
+    cut.case().check(2e-6);
+    Scene { side: 128, group: 1, canvas: Some(132), modes: 2, ..SCENE }.case().check(2e-6);
+}
+
+#[test]
+fn diffraction_on_the_cpu_has_the_bits_of_the_ops_one_by_one() {
+    for scene in [
+        Scene { modes: 2, group: 2, ..SCENE },
+        Scene { canvas: Some(70), group: 3, distance: Distance::Mae, ..SCENE },
+        Scene { distance: Distance::Amplitude, normalise: Normalise::Sum, ..SCENE },
+    ] {
+        let [fused, chain] = [true, false].map(|fused| {
+            let mut g = Graph::default();
+            let [intensity, loss] = scene.loss(&mut g, fused);
+            let seed = g.find("seed").unwrap();
+            g.differentiate(loss, seed);
+            let params = g.of_role(Role::Param);
+            let gradients = params.iter().map(|&p| g.grad_of(p).unwrap());
+            let results: Vec<Value> = gradients.chain([intensity, loss]).collect();
+            results.iter().for_each(|&v| g.keep(v));
+            bits_after_a_step(Plan::new(g), &results)
+        });
+        assert!(fused == chain, "{:?}", scene.distance);
+    }
+}
+
+/// The bits of `results` in single precision, from the same noise in what has the same name.
+fn bits_after_a_step(plan: Plan, results: &[Value]) -> Vec<Vec<u32>> {
+    let mut cpu = Cpu::<f32>::new(plan.clone());
+    for (v, slot) in [Role::Param, Role::Input].iter().flat_map(|&role| plan.of_role(role)) {
+        let index = slot.name.bytes().fold(0, |sum, byte| 31 * sum % 65521 + u32::from(byte));
+        let mut stream = Stream::new(1, Purpose::Noise, index);
+        let noise = (0..slot.len()).map(|i| match slot.name.as_str() {
+            "scan" => i as f32,
+            "mask" => f32::from(i % 7 != 0),
+            _ => (2.0 * stream.uniform() - 1.0) as f32,
+        });
+        cpu.set(v, &noise.collect::<Vec<f32>>());
+    }
+    cpu.run_stages(Stage::Forward..=Stage::Backward).unwrap();
+    results.iter().map(|&v| cpu.get(v).iter().map(|x| x.to_bits()).collect()).collect()
 }
 
 #[test]

@@ -43,6 +43,7 @@ constexpr int warpSize = virtual_device::kWarp;
     type* name = static_cast<type*>(::virtual_device::dynamic_shared())
 
 #define UNROLL
+#define ROLLED
 
 #define KERNEL_EXPORT(kernel)                   \
     static ::virtual_device::Kernel kernel##_export( \
