@@ -1,9 +1,10 @@
 // L2 norm of all gradients.
 //
-//   ‖g‖ = √ Σ g²
+//   ‖g‖ = √ Σ g², or NaN where the loss is not finite
 //
 // g  gradient  float   [n]    one launch of the first kernel for each region
 //    partial   double  [P]    Σ g² of each block of all regions
+//    loss      float   [1]    read where `with_loss`
 // ‖g‖  norm    float   [1]
 //
 // CPU twin: src/ops/global_norm.rs.
@@ -30,12 +31,14 @@ KERNEL_EXPORT(global_norm_partial)
 // One block.
 extern "C" __global__ void global_norm_forward(
     const double* __restrict__ partial,  // [P]
-    float*        __restrict__ norm,     // [1]
-    int partials)
+    const float*  loss,                  // [1]
+    float*        norm,                  // [1]
+    int partials, int with_loss)
 {
     double sum = 0.0;
     for (int i = (int)threadIdx.x; i < partials; i += (int)blockDim.x) sum += partial[i];
     sum = block_sum(sum);
-    if (threadIdx.x == 0) norm[0] = (float)sqrt(sum);
+    const double witness = with_loss ? 0.0 * (double)loss[0] : 0.0;
+    if (threadIdx.x == 0) norm[0] = (float)(sqrt(sum) + witness);
 }
 KERNEL_EXPORT(global_norm_forward)

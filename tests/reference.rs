@@ -196,7 +196,7 @@ impl Case {
         let term = Term { value: misfit, weight, coefficient: 1.0 };
         let loss = weighted_sum(&mut g, vec![term]);
         g.differentiate(loss, seed);
-        let controls = optimiser::attach(&mut g, &OptimiserConfig::default());
+        let controls = optimiser::attach(&mut g, &OptimiserConfig::default(), loss);
         let convolutions: Vec<Value> =
             (0..g.slot_count()).map(Value).filter(|&v| g.name(v).ends_with(" output")).collect();
         convolutions.into_iter().chain([network, intensity]).for_each(|v| g.keep(v));

@@ -626,7 +626,7 @@ fn regions(g: &mut Graph, s: &Size) -> [Value; 4] {
 /// A bound of 0.5 by the norm of all gradients, by value, or none.
 fn bound(g: &mut Graph, gradient: Value, kind: Option<ClipAlgorithm>) -> Bound {
     match kind {
-        Some(ClipAlgorithm::Norm) => Bound::Norm(global_norm(g, &[gradient]), 0.5),
+        Some(ClipAlgorithm::Norm) => Bound::Norm(global_norm(g, &[gradient], None), 0.5),
         Some(_) => Bound::Value(0.5),
         None => Bound::None,
     }
@@ -673,7 +673,8 @@ fn update() -> Vec<Case> {
         }),
         ("global_norm", |g, s| {
             let [_, gradient, ..] = regions(g, s);
-            global_norm(g, &[gradient]);
+            let loss = g.input("loss", &[1]);
+            global_norm(g, &[gradient], Some(loss));
             None
         }),
         ("limit_modulus", |g, s| {

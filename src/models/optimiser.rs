@@ -16,12 +16,13 @@ pub struct Controls {
     pub rates: Vec<(Group, Value)>,
     /// 0 on the first batch of a step, 1 on the others; only where gradients are accumulated.
     pub keep: Option<Value>,
-    /// L2 norm of the gradient before clipping.
+    /// L2 norm of the gradient before clipping; NaN where the loss is not finite.
     pub norm: Value,
 }
 
-/// Appends the update of every parameter. Call after [`Graph::differentiate`].
-pub fn attach(g: &mut Graph, config: &OptimiserConfig) -> Controls {
+/// Appends the update of every parameter by the gradient of `loss` [1], which is left out where either is
+/// not finite. Call after [`Graph::differentiate`].
+pub fn attach(g: &mut Graph, config: &OptimiserConfig, loss: Value) -> Controls {
     let params = g.of_role(Role::Param);
     let mut groups: Vec<Group> = params.iter().map(|&p| g.group(p)).collect();
     groups.sort();
@@ -42,7 +43,7 @@ pub fn attach(g: &mut Graph, config: &OptimiserConfig) -> Controls {
     }
     g.enter(Stage::Update);
     let regions: Vec<Value> = groups.iter().map(|&group| g.region(role, group)).collect();
-    let norm = global_norm(g, &regions);
+    let norm = global_norm(g, &regions, Some(loss));
     let bound = match config.gradient_clip_val.map(|limit| (config.gradient_clip_algorithm, limit))
     {
         None => Bound::None,

@@ -193,7 +193,7 @@ pub fn training_in(
     // After the network: the draw of its first weights depends on the buffers before them.
     let slot = g.input("slot", &[1]);
     let losses = record(&mut g, "losses", total, slot, RING);
-    let controls = optimiser::attach(&mut g, optimiser);
+    let controls = optimiser::attach(&mut g, optimiser, total);
     let norms = record(&mut g, "norms", controls.norm, slot, RING);
     let patch = [patch.amplitude, patch.phase];
     patch.into_iter().chain([amplitude]).chain(intensity).for_each(|v| g.keep(v));

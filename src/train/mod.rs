@@ -343,7 +343,11 @@ impl Trainer {
             Some(structure) => structure,
             None => self.structure()?,
         };
-        let learned = (groups.len() - done.skipped).max(1) as f64;
+        if done.skipped == groups.len() {
+            let what = format!("no loss is finite in epoch {}", epoch + 1);
+            return Err(self.not_finite(&what, ""));
+        }
+        let learned = (groups.len() - done.skipped) as f64;
         let (train_loss, norm) = (done.total / learned, done.norm);
         // From here on only validation is left, should the run be stopped.
         done.structure = Some(structure);

@@ -49,8 +49,8 @@ impl Trainer {
 
     pub(super) fn not_finite(&self, place: &str, layers: &str) -> Error {
         Error::Run(format!(
-            "{place}{layers}: the step was not taken and nothing of this epoch was saved, the \
-             checkpoints of the epochs before are whole; look at these patterns, try a lower \
+            "{place}{layers}: nothing of this epoch was saved, the checkpoints of the epochs before are \
+             whole; look at these patterns, try a lower \
              --learning-rate or --gradient-clip-val 1, or leave such batches out with --on-nonfinite \
              skip"
         ))

@@ -74,6 +74,22 @@ fn no_update_changes_anything_where_the_norm_of_the_gradient_is_not_finite() {
 }
 
 #[test]
+fn the_norm_of_all_gradients_is_no_number_where_the_loss_is_not_finite() {
+    let norm = |loss: f64| {
+        let mut g = Graph::default();
+        let (a, l) = (g.input("a", &[2]), g.input("l", &[1]));
+        let norm = global_norm(&mut g, &[a], Some(l));
+        let mut cpu = Cpu::<f64>::new(Plan::new(g));
+        cpu.set(a, &[3.0, 4.0]);
+        cpu.set(l, &[loss]);
+        cpu.run(Stage::Forward).unwrap();
+        cpu.get(norm)[0]
+    };
+    assert_eq!(norm(-7.5), 5.0);
+    assert!([f64::NAN, f64::INFINITY].iter().all(|&loss| norm(loss).is_nan()));
+}
+
+#[test]
 fn sgd_looks_ahead_along_its_momentum() {
     let [p, _, m, _] = run([&[1.0], &[2.0], &[0.0], &[0.1, 0.0, 0.0]], 2, |g, v| {
         sgd(g, [v[0], v[1], v[2]], v[3], None, Bound::None, [0.9, 0.0]);
@@ -105,7 +121,7 @@ fn taken_in<const A: usize, const B: usize>(
 
 #[test]
 fn a_bound_by_norm_keeps_the_direction_of_all_gradients_together() {
-    let (a, b) = taken_in((&[3.0], &[0.0, 4.0]), |g, v| Bound::Norm(global_norm(g, &v), 1.0));
+    let (a, b) = taken_in((&[3.0], &[0.0, 4.0]), |g, v| Bound::Norm(global_norm(g, &v, None), 1.0));
     assert_relative_eq!(a[0], 0.6, max_relative = 1e-6);
     assert_relative_eq!(b[..], [0.0, 0.8], max_relative = 1e-6);
 }
@@ -116,7 +132,7 @@ fn a_gradient_within_the_bound_is_taken_in_as_it_is() {
         let (a, b) = taken_in((&[0.3], &[0.4, -0.1]), bound);
         assert_eq!((a, b), ([0.3], [0.4, -0.1]));
     };
-    within(|g, v| Bound::Norm(global_norm(g, &v), 1.0));
+    within(|g, v| Bound::Norm(global_norm(g, &v, None), 1.0));
     within(|_, _| Bound::Value(0.4));
     within(|_, _| Bound::None);
 }
