@@ -1,51 +1,17 @@
-// Gradient clipping, in place.
+// Gradient clipping by the norms of each tensor, in place.
 //
-//   norm       g ← g min(1, limit / (‖g‖ + 10⁻⁶))             norm over all gradients
-//   value      g ← min(max(g, −limit), limit)
-//   adaptive   g ← g min(1, limit max(‖p‖, 10⁻³) / ‖g‖)       norms over one tensor
+//   g ← g min(1, limit max(‖p‖, 10⁻³) / ‖g‖)
 //
 // g    gradient  float   [n]
 // p    param     float   [n]
-// ‖g‖  norm      float   [1]
 //      partial   double  [P, 2]    Σ g² and Σ p² of each block
 //
+// The other rules are a part of the update: bound.cuh.
 // CPU twin: src/ops/clip.rs.
 
-#include "common.cuh"
+#include "bound.cuh"
 
-constexpr double kNormFloor = 1e-6;   // keeps the factor finite when all gradients are 0
 constexpr double kParamFloor = 1e-3;  // least ‖p‖ that counts, so that zero weights can move
-
-// g times a factor; a factor that is not below 1 leaves it alone, as does one that is not a number.
-__device__ inline void shrink(float* g, double factor)
-{
-    if (factor < 1.0) *g *= (float)factor;
-}
-
-// One thread per element.
-extern "C" __global__ void clip_norm(
-    const float* __restrict__ norm,      // [1]
-    float*       __restrict__ gradient,  // [n]
-    int total, float limit)
-{
-    const int i = element();
-    if (i >= total) return;
-
-    shrink(&gradient[i], (double)limit / ((double)norm[0] + kNormFloor));
-}
-KERNEL_EXPORT(clip_norm)
-
-// One thread per element.
-extern "C" __global__ void clip_value(
-    float* __restrict__ gradient,  // [n]
-    int total, float limit)
-{
-    const int i = element();
-    if (i >= total) return;
-
-    gradient[i] = fminf(fmaxf(gradient[i], -limit), limit);
-}
-KERNEL_EXPORT(clip_value)
 
 // A block sums a chunk of one tensor.
 extern "C" __global__ void clip_adaptive_partial(
@@ -86,6 +52,7 @@ extern "C" __global__ void clip_adaptive(
     const int i = element();
     if (i >= total) return;
 
-    shrink(&gradient[i], (double)limit * fmax(sqrt(of_p), kParamFloor) / sqrt(of_g));
+    const double factor = (double)limit * fmax(sqrt(of_p), kParamFloor) / sqrt(of_g);
+    gradient[i] = shrunk(gradient[i], factor);
 }
 KERNEL_EXPORT(clip_adaptive)

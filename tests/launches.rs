@@ -6,7 +6,7 @@ use std::fs;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use ptycho_gpu::config::{LossConfig, ModelConfig, OptimiserConfig};
+use ptycho_gpu::config::{ClipAlgorithm, LossConfig, ModelConfig, Optimiser, OptimiserConfig};
 use ptycho_gpu::graph::Stage;
 use ptycho_gpu::launch::{Arg, Launch};
 use ptycho_gpu::measure::cases::{Size, all};
@@ -151,5 +151,24 @@ fn a_direct_solution_takes_the_one_kernel_where_nothing_else_looks_at_its_parts(
         let kernels = kernels_of(&plan, Stage::Forward..=Stage::Backward);
         assert_eq!(kernels.contains(&"diffraction_forward"), whole, "{kernels:?}");
         assert_eq!(kernels.contains(&"amplitude_forward"), !whole, "{kernels:?}");
+    }
+}
+
+#[test]
+fn an_update_that_clips_passes_over_the_gradients_twice_at_most() {
+    for algorithm in [ClipAlgorithm::Norm, ClipAlgorithm::Value] {
+        for kind in [Optimiser::Adam, Optimiser::AdamW, Optimiser::Sgd] {
+            let optimiser = OptimiserConfig {
+                kind,
+                gradient_clip_val: Some(1.0),
+                gradient_clip_algorithm: algorithm,
+                ..OptimiserConfig::default()
+            };
+            let plan = training(64, 1, &optimiser);
+            let update = if kind == Optimiser::Sgd { "sgd_forward" } else { "adam_forward" };
+            let kernels = kernels_of(&plan, Stage::Update..=Stage::Update);
+            let wanted = ["global_norm_partial", "global_norm_forward", update, "record_forward"];
+            assert_eq!(kernels, wanted, "{algorithm:?}");
+        }
     }
 }

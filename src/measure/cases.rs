@@ -2,10 +2,11 @@
 
 mod spectral;
 
+use crate::config::ClipAlgorithm;
 use crate::graph::{Graph, Group, Precision, Role, Stage, Value};
 use crate::ops::activate::{Activation, activate};
 use crate::ops::adam::{Constants, adam};
-use crate::ops::clip::{Rule, clip};
+use crate::ops::clip::{Bound, clip};
 use crate::ops::diffraction::{Source, diffraction};
 use crate::ops::merge::{MergeRule, merge};
 use crate::ops::misfit::{Distance, Measured, Normalise, Upstream};
@@ -576,10 +577,32 @@ fn regions(g: &mut Graph, s: &Size) -> [Value; 4] {
         .map(|role| g.region(role, Group::Network))
 }
 
-fn adam_with(g: &mut Graph, s: &Size, weight_decay: f64, decoupled: bool) -> Option<Value> {
+/// A bound of 0.5 by the norm of all gradients, by value, or none.
+fn bound(g: &mut Graph, gradient: Value, kind: Option<ClipAlgorithm>) -> Bound {
+    match kind {
+        Some(ClipAlgorithm::Norm) => Bound::Norm(global_norm(g, &[gradient]), 0.5),
+        Some(_) => Bound::Value(0.5),
+        None => Bound::None,
+    }
+}
+
+fn adam_with(
+    g: &mut Graph,
+    s: &Size,
+    [weight_decay, decoupled]: [f64; 2],
+    clipped: Option<ClipAlgorithm>,
+) -> Option<Value> {
     let (regions, control) = (regions(g, s), g.input("control", &[3]));
-    let (beta1, beta2, epsilon) = (0.9, 0.999, 1e-8);
-    adam(g, regions, control, Constants { beta1, beta2, epsilon, weight_decay, decoupled });
+    let bound = bound(g, regions[1], clipped);
+    let (beta1, beta2, epsilon, decoupled) = (0.9, 0.999, 1e-8, decoupled > 0.0);
+    adam(g, regions, control, bound, Constants { beta1, beta2, epsilon, weight_decay, decoupled });
+    None
+}
+
+fn sgd_with(g: &mut Graph, s: &Size, clipped: Option<ClipAlgorithm>) -> Option<Value> {
+    let ([param, gradient, moment, _], control) = (regions(g, s), g.input("control", &[3]));
+    let bound = bound(g, gradient, clipped);
+    sgd(g, [param, gradient, moment], control, bound, 0.9, 0.01);
     None
 }
 
@@ -591,24 +614,14 @@ fn update() -> Vec<Case> {
             accumulate(g, gradient, sum, keep);
             None
         }),
-        ("adam", |g, s| adam_with(g, s, 0.0, false)),
-        ("adam with decay", |g, s| adam_with(g, s, 0.01, false)),
-        ("adamw", |g, s| adam_with(g, s, 0.01, true)),
-        ("clip by norm", |g, s| {
-            let [_, gradient, ..] = regions(g, s);
-            let norm = global_norm(g, &[gradient]);
-            clip(g, Rule::Norm(norm), &[gradient], 0.5);
-            None
-        }),
-        ("clip by value", |g, s| {
-            let [_, gradient, ..] = regions(g, s);
-            clip(g, Rule::Value, &[gradient], 0.5);
-            None
-        }),
+        ("adam", |g, s| adam_with(g, s, [0.0, 0.0], None)),
+        ("adam with decay", |g, s| adam_with(g, s, [0.01, 0.0], None)),
+        ("adam clipped by norm", |g, s| adam_with(g, s, [0.0, 0.0], Some(ClipAlgorithm::Norm))),
+        ("adamw", |g, s| adam_with(g, s, [0.01, 1.0], None)),
         ("clip adaptively", |g, s| {
             regions(g, s);
             let (params, gradients) = (g.of_role(Role::Param), g.of_role(Role::ParamGrad));
-            clip(g, Rule::Adaptive(params), &gradients, 0.01);
+            clip(g, &params, &gradients, 0.01);
             None
         }),
         ("global_norm", |g, s| {
@@ -633,10 +646,7 @@ fn update() -> Vec<Case> {
             modulate_backward(g, canvas, grids, spacing);
             None
         }),
-        ("sgd", |g, s| {
-            let ([param, gradient, moment, _], control) = (regions(g, s), g.input("control", &[3]));
-            sgd(g, [param, gradient, moment], control, 0.9, 0.01);
-            None
-        }),
+        ("sgd", |g, s| sgd_with(g, s, None)),
+        ("sgd clipped by value", |g, s| sgd_with(g, s, Some(ClipAlgorithm::Value))),
     ])
 }

@@ -16,6 +16,7 @@ use super::physics::{compare, diffract};
 use crate::graph::{Graph, Group, Role, Stage, Value};
 use crate::ops::adam::{Constants, adam};
 use crate::ops::background::background;
+use crate::ops::clip::Bound;
 use crate::ops::complex_variation::complex_variation;
 use crate::ops::cut::cut;
 use crate::ops::diffraction::Source;
@@ -306,7 +307,7 @@ fn update(g: &mut Graph) -> Vec<(Group, Value)> {
         let control = g.input(&format!("rate of {group:?}"), &[3]);
         let roles = [Role::Param, Role::ParamGrad, Role::Moment1, Role::Moment2];
         let regions = roles.map(|role| g.region(role, group));
-        adam(g, regions, control, rule);
+        adam(g, regions, control, Bound::None, rule);
         rates.push((group, control));
     }
     rates

@@ -1,10 +1,11 @@
-//! From gradients to a step: accumulation, norm, clipping, update.
+//! From gradients to a step: accumulation, norm, and the update, which clips as it goes. Beside the norm
+//! it is the one pass over gradients, parameters and moments; clipping tensor by tensor alone has its own.
 
 use crate::config::{ClipAlgorithm, Optimiser, OptimiserConfig};
 use crate::graph::{Graph, Group, Role, Stage, Value};
 use crate::ops::accumulate::accumulate;
 use crate::ops::adam::{Constants, adam};
-use crate::ops::clip::{Rule, clip};
+use crate::ops::clip::{Bound, clip};
 use crate::ops::global_norm::global_norm;
 use crate::ops::sgd::sgd;
 
@@ -42,13 +43,16 @@ pub fn attach(g: &mut Graph, config: &OptimiserConfig) -> Controls {
     g.enter(Stage::Update);
     let regions: Vec<Value> = groups.iter().map(|&group| g.region(role, group)).collect();
     let norm = global_norm(g, &regions);
-    if let Some(limit) = config.gradient_clip_val {
-        match config.gradient_clip_algorithm {
-            ClipAlgorithm::Norm => clip(g, Rule::Norm(norm), &regions, limit),
-            ClipAlgorithm::Value => clip(g, Rule::Value, &regions, limit),
-            ClipAlgorithm::Agc => clip(g, Rule::Adaptive(params.clone()), &gradients, limit),
+    let bound = match config.gradient_clip_val.map(|limit| (config.gradient_clip_algorithm, limit))
+    {
+        None => Bound::None,
+        Some((ClipAlgorithm::Norm, limit)) => Bound::Norm(norm, limit),
+        Some((ClipAlgorithm::Value, limit)) => Bound::Value(limit),
+        Some((ClipAlgorithm::Agc, limit)) => {
+            clip(g, &params, &gradients, limit);
+            Bound::None
         }
-    }
+    };
     for &p in &params {
         g.mirror(p, Role::Moment1, "moment1 ");
         if config.kind != Optimiser::Sgd {
@@ -58,20 +62,26 @@ pub fn attach(g: &mut Graph, config: &OptimiserConfig) -> Controls {
     let rates = groups
         .iter()
         .zip(regions)
-        .map(|(&group, gradient)| (group, update(g, config, group, gradient)));
+        .map(|(&group, gradient)| (group, update(g, config, group, gradient, bound)));
     let rates = rates.collect();
     Controls { rates, keep, norm }
 }
 
 /// Appends the update of one group and returns its control buffer.
-fn update(g: &mut Graph, config: &OptimiserConfig, group: Group, gradient: Value) -> Value {
+fn update(
+    g: &mut Graph,
+    config: &OptimiserConfig,
+    group: Group,
+    gradient: Value,
+    bound: Bound,
+) -> Value {
     let control = g.input(&format!("rate of {group:?}"), &[3]);
     let p = g.region(Role::Param, group);
     let m = g.region(Role::Moment1, group);
     // The probe is a measured thing with a size of its own: decay would shrink it.
     let weight_decay = if group == Group::Probe { 0.0 } else { config.weight_decay };
     if config.kind == Optimiser::Sgd {
-        sgd(g, [p, gradient, m], control, config.momentum, weight_decay);
+        sgd(g, [p, gradient, m], control, bound, config.momentum, weight_decay);
         return control;
     }
     let v = g.region(Role::Moment2, group);
@@ -82,6 +92,6 @@ fn update(g: &mut Graph, config: &OptimiserConfig, group: Group, gradient: Value
         weight_decay,
         decoupled: config.kind == Optimiser::AdamW,
     };
-    adam(g, [p, gradient, m, v], control, constants);
+    adam(g, [p, gradient, m, v], control, bound, constants);
     control
 }

@@ -9,6 +9,7 @@
 use rayon::prelude::*;
 
 use super::Operation;
+use super::clip::Bound;
 use crate::backend::cpu::{Mem, Real};
 use crate::graph::{Graph, Value};
 use crate::launch::Launch;
@@ -29,19 +30,26 @@ pub struct Constants {
 pub struct Adam {
     regions: [Value; 4],
     control: Value,
+    bound: Bound,
     constants: Constants,
     total: usize,
 }
 
-/// Flat regions p, g, m, v; `control` holds [η, 1 − β₁ᵗ, 1 − β₂ᵗ].
-pub fn adam(g: &mut Graph, regions: [Value; 4], control: Value, constants: Constants) {
+/// Flat regions p, g, m, v; `control` holds [η, 1 − β₁ᵗ, 1 − β₂ᵗ]; g is taken in within `bound`.
+pub fn adam(
+    g: &mut Graph,
+    regions: [Value; 4],
+    control: Value,
+    bound: Bound,
+    constants: Constants,
+) {
     let total = g.flat_len(regions[0]);
-    g.push(Adam { regions, control, constants, total });
+    g.push(Adam { regions, control, bound, constants, total });
 }
 
 impl Operation for Adam {
     fn reads(&self) -> Vec<Value> {
-        self.regions.into_iter().chain([self.control]).collect()
+        self.regions.into_iter().chain([self.control]).chain(self.bound.reads()).collect()
     }
 
     fn writes(&self) -> Vec<Value> {
@@ -50,6 +58,33 @@ impl Operation for Adam {
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
+        let (factor, limit) = self.bound.of(mem);
+        match limit {
+            Some(limit) => self.run(mem, |g| g.max(-limit).min(limit)),
+            None => self.run(mem, |g| factor * g),
+        }
+    }
+
+    fn launches(&self) -> Vec<Launch> {
+        let Adam { regions: [p, g, m, v], control, bound, constants: c, total } = *self;
+        let Constants { beta1, beta2, epsilon, weight_decay, decoupled } = c;
+        let launch = Launch::elements("adam_forward", total)
+            .buffers([g, control, bound.reads().unwrap_or(control), p, m, v])
+            .ints([total, decoupled.into()]);
+        let launch = bound.ints_and_floats(launch).floats([
+            beta1,
+            1.0 - beta1,
+            beta2,
+            1.0 - beta2,
+            epsilon,
+            weight_decay,
+        ]);
+        vec![launch]
+    }
+}
+
+impl Adam {
+    fn run<T: Real>(&self, mem: &mut Mem<T>, bounded: impl Fn(T) -> T + Sync) {
         let [p, g, m, v] = self.regions;
         let [p, g, m, v, control] = mem.get([p, g, m, v, self.control]);
         let [rate, bias1, bias2] = [control[0], control[1], control[2]];
@@ -60,20 +95,10 @@ impl Operation for Adam {
             if c.decoupled { (one - rate * decay, T::zero()) } else { (one, decay) };
         let moments = m.par_iter_mut().zip(v);
         p.par_iter_mut().zip(g).zip(moments).with_min_len(1 << 14).for_each(|((p, g), (m, v))| {
-            let g = *g + added * *p;
+            let g = bounded(*g) + added * *p;
             *m = beta1 * *m + (one - beta1) * g;
             *v = beta2 * *v + (one - beta2) * g * g;
             *p = kept * *p - rate * (*m / bias1) / ((*v / bias2).sqrt() + epsilon);
         });
-    }
-
-    fn launches(&self) -> Vec<Launch> {
-        let Adam { regions: [p, g, m, v], control, constants: c, total } = *self;
-        let Constants { beta1, beta2, epsilon, weight_decay, decoupled } = c;
-        let launch = Launch::elements("adam_forward", total)
-            .buffers([g, control, p, m, v])
-            .ints([total, decoupled.into()])
-            .floats([beta1, 1.0 - beta1, beta2, 1.0 - beta2, epsilon, weight_decay]);
-        vec![launch]
     }
 }

@@ -1,10 +1,12 @@
-//! Gradient clipping, in place.
+//! Gradient clipping.
 //!
 //! Norm: g ← g · min(1, limit / (‖g‖ + 10⁻⁶)) with the norm over all gradients.
 //! Value: each element is clamped to ±limit.
+//! Both are a [`Bound`] on what an update takes in: no pass over the gradients is theirs.
 //! Adaptive (Brock et al., "High-performance large-scale image recognition without normalization",
-//! 2021, per tensor): where ‖g‖ > limit · max(‖p‖, 10⁻³), g is scaled down to that bound.
-//! Kernel twin: `kernels/clip.cu`.
+//! 2021, per tensor): where ‖g‖ > limit · max(‖p‖, 10⁻³), g is scaled down to that bound, in place,
+//! by the op of this module.
+//! Kernel twins: `kernels/bound.cuh`, `kernels/clip.cu`.
 
 use rayon::prelude::*;
 
@@ -20,112 +22,107 @@ const NORM_FLOOR: f64 = 1e-6;
 /// Smallest parameter norm that the adaptive rule goes by, so that zero weights can move.
 const PARAM_FLOOR: f64 = 1e-3;
 
-/// How gradients are bounded.
-#[derive(Clone, Debug)]
-pub enum Rule {
+/// What an update makes of a gradient that is too large.
+#[derive(Clone, Copy, Debug)]
+pub enum Bound {
+    None,
     /// By the norm of all of them, a buffer of one number.
-    Norm(Value),
+    Norm(Value, f64),
     /// Element by element.
-    Value,
-    /// Tensor by tensor, relative to these parameters (in the order of the gradients).
-    Adaptive(Vec<Value>),
+    Value(f64),
+}
+
+impl Bound {
+    /// The buffer that it goes by.
+    pub(super) fn reads(self) -> Option<Value> {
+        match self {
+            Bound::Norm(norm, _) => Some(norm),
+            Bound::None | Bound::Value(_) => None,
+        }
+    }
+
+    /// What to multiply the gradient by, and what then to clamp it to; with 1 and without a limit it
+    /// stays as it is, to the bit.
+    pub(super) fn of<T: Real>(self, mem: &mut Mem<T>) -> (T, Option<T>) {
+        match self {
+            Bound::None => (T::one(), None),
+            Bound::Norm(norm, limit) => {
+                let [norm] = mem.get([norm]);
+                let factor = limit / (norm[0].wide() + NORM_FLOOR);
+                (if factor < 1.0 { T::of(factor) } else { T::one() }, None)
+            }
+            Bound::Value(limit) => (T::one(), Some(T::of(limit))),
+        }
+    }
+
+    /// `launch` with the arguments `bound` and `limit`.
+    pub(super) fn ints_and_floats(self, launch: Launch) -> Launch {
+        let (index, limit) = match self {
+            Bound::None => (0, 0.0),
+            Bound::Norm(_, limit) => (1, limit),
+            Bound::Value(limit) => (2, limit),
+        };
+        launch.ints([index]).floats([limit])
+    }
 }
 
 #[derive(Clone, Debug)]
 pub struct Clip {
-    rule: Rule,
+    params: Vec<Value>,
     gradients: Vec<Value>,
     limit: f64,
     /// Elements of each gradient.
     totals: Vec<usize>,
-    /// Partial sums of the kernels of the adaptive rule, of one tensor after the other.
-    partial: Option<Value>,
+    /// Partial sums of the kernels, of one tensor after the other.
+    partial: Value,
 }
 
-/// Clips `gradients` (flat regions, or tensors for [`Rule::Adaptive`]) in place.
-pub fn clip(g: &mut Graph, rule: Rule, gradients: &[Value], limit: f64) {
+/// Clips `gradients`, tensor by tensor, relative to their parameters, in place.
+pub fn clip(g: &mut Graph, params: &[Value], gradients: &[Value], limit: f64) {
     let totals: Vec<usize> = gradients.iter().map(|&v| g.flat_len(v)).collect();
     let partials = totals.iter().map(|total| total.div_ceil(CHUNK)).max().unwrap_or(0);
-    let adaptive = matches!(rule, Rule::Adaptive(_));
-    let partial = adaptive.then(|| g.work("partial sums of norms", &[2 * WIDE * partials]));
-    g.push(Clip { rule, gradients: gradients.to_vec(), limit, totals, partial });
+    let partial = g.work("partial sums of norms", &[2 * WIDE * partials]);
+    let (params, gradients) = (params.to_vec(), gradients.to_vec());
+    g.push(Clip { params, gradients, limit, totals, partial });
 }
 
 impl Operation for Clip {
     fn reads(&self) -> Vec<Value> {
-        let more = match &self.rule {
-            Rule::Norm(norm) => vec![*norm],
-            Rule::Value => vec![],
-            Rule::Adaptive(params) => params.clone(),
-        };
-        self.gradients.iter().copied().chain(more).collect()
+        self.gradients.iter().chain(&self.params).copied().collect()
     }
 
     fn writes(&self) -> Vec<Value> {
-        self.gradients.iter().copied().chain(self.partial).collect()
+        self.gradients.iter().copied().chain([self.partial]).collect()
     }
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
-        for (i, &gradient) in self.gradients.iter().enumerate() {
-            match &self.rule {
-                Rule::Norm(norm) => {
-                    let [gradient, norm] = mem.get([gradient, *norm]);
-                    scale(gradient, (self.limit / (norm[0].wide() + NORM_FLOOR)).min(1.0));
-                }
-                Rule::Value => {
-                    let limit = T::of(self.limit);
-                    let [gradient] = mem.get([gradient]);
-                    gradient.par_iter_mut().for_each(|g| *g = g.max(-limit).min(limit));
-                }
-                Rule::Adaptive(params) => {
-                    let [gradient, param] = mem.get([gradient, params[i]]);
-                    let bound = self.limit * sum_of_squares(param).sqrt().max(PARAM_FLOOR);
-                    scale(gradient, (bound / sum_of_squares(gradient).sqrt()).min(1.0));
-                }
-            }
+        for (&gradient, &param) in self.gradients.iter().zip(&self.params) {
+            let [gradient, param] = mem.get([gradient, param]);
+            let bound = self.limit * sum_of_squares(param).sqrt().max(PARAM_FLOOR);
+            scale(gradient, (bound / sum_of_squares(gradient).sqrt()).min(1.0));
         }
     }
 
     fn launches(&self) -> Vec<Launch> {
-        let mut launches = Vec::new();
-        for (i, (&gradient, &total)) in self.gradients.iter().zip(&self.totals).enumerate() {
-            if total == 0 {
-                continue;
-            }
-            let finish = |l: Launch| l.buffers([gradient]).ints([total]).floats([self.limit]);
-            match &self.rule {
-                Rule::Norm(norm) => {
-                    let launch = Launch::elements("clip_norm", total).buffers([*norm]);
-                    launches.push(finish(launch));
-                }
-                Rule::Value => launches.push(finish(Launch::elements("clip_value", total))),
-                Rule::Adaptive(params) => {
-                    let partial = self.partial.expect("the adaptive rule has partial sums");
-                    launches.extend(adaptive(gradient, params[i], partial, total, self.limit));
-                }
-            }
-        }
-        launches
+        let tensors = self.gradients.iter().zip(&self.params).zip(&self.totals);
+        let tensors = tensors.filter(|&(_, &total)| total > 0);
+        tensors.flat_map(|((&g, &p), &total)| self.launch(g, p, total)).collect()
     }
 }
 
-/// The sums of one tensor, then its clipping.
-fn adaptive(
-    gradient: Value,
-    param: Value,
-    partial: Value,
-    total: usize,
-    limit: f64,
-) -> [Launch; 2] {
-    let partials = total.div_ceil(CHUNK);
-    let sums = Launch::blocks("clip_adaptive_partial", partials)
-        .buffers([gradient, param, partial])
-        .ints([CHUNK, total]);
-    let shrink = Launch::elements("clip_adaptive", total)
-        .buffers([partial, gradient])
-        .ints([partials, total])
-        .floats([limit]);
-    [sums, shrink]
+impl Clip {
+    /// The sums of one tensor, then its clipping.
+    fn launch(&self, gradient: Value, param: Value, total: usize) -> [Launch; 2] {
+        let partials = total.div_ceil(CHUNK);
+        let sums = Launch::blocks("clip_adaptive_partial", partials)
+            .buffers([gradient, param, self.partial])
+            .ints([CHUNK, total]);
+        let shrink = Launch::elements("clip_adaptive", total)
+            .buffers([self.partial, gradient])
+            .ints([partials, total])
+            .floats([self.limit]);
+        [sums, shrink]
+    }
 }
 
 fn scale<T: Real>(x: &mut [T], factor: f64) {
