@@ -40,7 +40,7 @@ impl NpzWriter {
         let name = format!(".{}.{}-{number}.part", name.to_string_lossy(), std::process::id());
         let temporary = path.with_file_name(name);
         let file = File::create(&temporary).map_err(Error::io("create", &path))?;
-        let zip = Some(ZipWriter::new(Once { file: BufWriter::new(file), failed: false }));
+        let zip = Some(ZipWriter::new(Once::new(file)));
         Ok(NpzWriter { path, temporary, zip, compression: CompressionMethod::Deflated })
     }
 
@@ -226,15 +226,23 @@ impl NpzWriter {
     }
 }
 
-/// A file whose errors are said once: an archive that is given up is still brought to its end, which would
-/// otherwise fail again, and be written to stderr.
+/// A file whose errors are said once. An archive that is given up is still brought to its end, by the library
+/// itself and whatever becomes of it, and should that fail too, it is written to stderr: from the first
+/// error on, what is written goes nowhere, but is counted.
 #[derive(Debug)]
 struct Once {
     file: BufWriter<File>,
     failed: bool,
+    /// The next byte, and the one behind the last.
+    at: u64,
+    end: u64,
 }
 
 impl Once {
+    fn new(file: File) -> Once {
+        Once { file: BufWriter::new(file), failed: false, at: 0, end: 0 }
+    }
+
     fn noting<T>(&mut self, outcome: io::Result<T>) -> io::Result<T> {
         self.failed |= outcome.is_err();
         outcome
@@ -251,11 +259,11 @@ impl Once {
 
 impl Write for Once {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.failed {
-            return Ok(bytes.len());
-        }
-        let outcome = self.file.write(bytes);
-        self.noting(outcome)
+        let outcome = if self.failed { Ok(bytes.len()) } else { self.file.write(bytes) };
+        let written = self.noting(outcome)?;
+        self.at += written as u64;
+        self.end = self.end.max(self.at);
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -269,11 +277,18 @@ impl Write for Once {
 
 impl Seek for Once {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        if self.failed {
-            return Ok(0);
+        let from = |place: u64, by: i64| place.checked_add_signed(by);
+        let place = match to {
+            SeekFrom::Start(place) => Some(place),
+            SeekFrom::Current(by) => from(self.at, by),
+            SeekFrom::End(by) => from(self.end, by),
+        };
+        self.at = place.ok_or(io::ErrorKind::InvalidInput)?;
+        if !self.failed {
+            let outcome = self.file.seek(SeekFrom::Start(self.at));
+            self.noting(outcome)?;
         }
-        let outcome = self.file.seek(to);
-        self.noting(outcome)
+        Ok(self.at)
     }
 }
 
