@@ -1,17 +1,18 @@
 //! CPU backend: interprets the plan, one op at a time. The reference for every kernel.
 
 use std::cell::RefCell;
+use std::error::Error as _;
 use std::ops::{Range, RangeInclusive};
 use std::sync::{Arc, LazyLock};
 
 use rustfft::{Fft, FftDirection, FftNum, FftPlanner};
 
 use super::Backend;
-use crate::Result;
-use crate::graph::{Role, Stage, Value};
+use crate::graph::{Stage, Value};
 use crate::ops::conv2d::{Kernels, kernels_f32, kernels_portable};
 use crate::ops::gaussian;
 use crate::plan::Plan;
+use crate::{Error, Result};
 
 /// The element type: f32 to run, f64 to prove gradients by finite differences.
 pub trait Real: FftNum + num_traits::Float + std::iter::Sum + std::ops::AddAssign {
@@ -82,6 +83,23 @@ impl Real for f64 {
     }
 }
 
+/// Starts the threads that all work of this process shares: `count`, or one for each core. Does nothing
+/// where they run already.
+///
+/// Error: the system has no more threads, or no memory for them.
+pub fn start_threads(count: Option<usize>) -> Result<()> {
+    // 0 leaves the number to the library, which goes by RAYON_NUM_THREADS and the cores.
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(count.unwrap_or(0));
+    match threads.build_global() {
+        // Without a source it is that they run.
+        Err(error) if error.source().is_some() => Err(Error::Run(format!(
+            "cannot start the threads to compute with ({error}): close other programs, or ask for fewer \
+             with RAYON_NUM_THREADS=1"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Bytes; vector loads that cross lines cost twice.
 const CACHE_LINE: usize = 64;
 
@@ -117,8 +135,6 @@ impl<T: Real> Mem<T> {
 pub struct Cpu<T: Real> {
     plan: Arc<Plan>,
     mem: Mem<T>,
-    /// Whether [`Stage::Prepare`] has seen the parameters that are there.
-    prepared: bool,
 }
 
 impl<T: Real> Cpu<T> {
@@ -132,7 +148,7 @@ impl<T: Real> Cpu<T> {
         }
         let plan = Arc::new(plan);
         let mem = Mem { data, start, plan: plan.clone(), fft: FftPlanner::new() };
-        Cpu { plan, mem, prepared: false }
+        Cpu { plan, mem }
     }
 
     /// The content of `v` in full precision.
@@ -145,7 +161,6 @@ impl<T: Real> Cpu<T> {
     pub fn set(&mut self, v: Value, host: &[T]) {
         let [slice] = self.mem.get([v]);
         slice.copy_from_slice(host);
-        self.prepared &= self.plan.slots[v.0].role != Role::Param;
     }
 }
 
@@ -158,7 +173,6 @@ impl<T: Real> Backend for Cpu<T> {
         let [slice] = self.mem.get([v]);
         assert_eq!(slice.len(), host.len(), "{} has its own length", self.plan.slots[v.0].name);
         slice.iter_mut().zip(host).for_each(|(d, &h)| *d = T::of(h.into()));
-        self.prepared &= self.plan.slots[v.0].role != Role::Param;
         Ok(())
     }
 
@@ -172,9 +186,8 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn run_stages(&mut self, stages: RangeInclusive<Stage>) -> Result<()> {
         let plan = self.plan.clone();
-        let first = (!self.prepared).then_some(Stage::Prepare..=Stage::Prepare);
-        self.prepared = true;
-        for step in first.iter().chain([&stages]).flat_map(|stages| plan.stages(stages)) {
+        // Nothing is prepared here: only a GPU has other forms of its parameters.
+        for step in plan.stages(&stages) {
             step.op.cpu(&mut self.mem);
         }
         Ok(())

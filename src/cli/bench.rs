@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use super::stdout::say;
-use crate::backend::{self, Chosen};
+use crate::backend::{self, Chosen, cpu::start_threads};
 use crate::config::{Architecture, Device, Precision};
 use crate::data::check_network_side;
 use crate::graph;
@@ -108,10 +108,7 @@ pub struct Common {
 
 impl Common {
     fn open(&self) -> Result<Chosen> {
-        if let Some(threads) = self.threads {
-            // Fails only where the pool is running, which a fresh process is not.
-            let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        }
+        start_threads(self.threads)?;
         backend::choose(self.device)
     }
 }

@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::Result;
+use crate::backend::cpu::start_threads;
 
 mod bands;
 pub mod bench;
@@ -80,6 +81,12 @@ impl Cli {
     }
 
     pub fn run(self) -> Result<()> {
+        // `bench` says how many itself.
+        let few =
+            matches!(self.command, Command::Bench(_) | Command::Completions(_) | Command::Man(_));
+        if !few {
+            start_threads(None)?;
+        }
         match self.command {
             Command::Train(args) => train::run(*args),
             Command::Infer(args) => infer::run(args),
