@@ -167,6 +167,7 @@ fn a_second_signal_ends_at_once_and_harms_no_checkpoint() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(STOPPED.into()), "{}", said(&output));
     assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(!said(&output).contains("everything is saved"), "not by way of the first one");
     let step = |c: &Checkpoint| c.metadata["progress"]["step"].as_u64().unwrap();
     assert!(step(&last(&folder)) >= step(&before));
 }
@@ -189,6 +190,20 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     assert!(said(&output).contains("previous.safetensors after epoch 1"), "{}", said(&output));
     assert!(last(&whole).tensors == last(&hurt).tensors);
     assert_eq!(history_of(&whole), history_of(&hurt));
+}
+
+#[test]
+fn a_damaged_checkpoint_does_not_take_the_place_of_the_one_before() {
+    let (place, scan) = workplace();
+    let folder = place.path().join("run");
+    finished(training(&scan, &folder, &["--max-epochs=2"]));
+    let [last, previous] =
+        ["last", "previous"].map(|name| folder.join(format!("checkpoints/{name}.safetensors")));
+    fs::remove_file(folder.join("checkpoints/best.safetensors")).unwrap();
+    fs::write(&last, b"nothing").unwrap();
+    let before = Checkpoint::load(&previous).unwrap();
+    finished(training(&scan, &folder, &["--max-epochs=2", "--resume=auto"]));
+    assert!(Checkpoint::load(&previous).unwrap() == before && Checkpoint::load(&last).is_ok());
 }
 
 #[test]

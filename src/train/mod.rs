@@ -25,7 +25,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::backend::{Backend, Chosen};
-use crate::checkpoint::{Checkpoint, Tensor};
+use crate::checkpoint::{Checkpoint, Tensor, Which};
 use crate::config::{Resolved, TrainConfig};
 use crate::data::scan::Scan;
 use crate::graph::{Group, Stage};
@@ -204,7 +204,6 @@ impl Trainer {
         resume::check_options(&self.record, &checkpoint.metadata["configuration"], &path)?;
         state::restore(self.backend.as_mut(), &checkpoint, &path)?;
         self.progress = state::part(&checkpoint, "progress", &path)?;
-        self.check_place()?;
         let (epoch, within) = (self.progress.epoch, &self.progress.within);
         match within {
             Some(w) => log::info!(
@@ -215,6 +214,10 @@ impl Trainer {
             ),
             None => log::info!("resuming {} after epoch {epoch}", path.display()),
         }
+        if path == self.folder.join(Which::Last.file_name()) {
+            self.last_is_whole();
+        }
+        self.check_place()?;
         self.resumed_from = Some(path);
         Ok(())
     }
@@ -541,11 +544,7 @@ impl Trainer {
         if better {
             checkpoint.save(self.folder.join("best.safetensors"))?;
         }
-        let last = self.folder.join("last.safetensors");
-        pause::keep_previous(&self.folder, &last)?;
-        checkpoint.save(last)?;
-        self.saved_now();
-        Ok(())
+        self.save_last(&checkpoint)
     }
 
     /// Everything as it is now.

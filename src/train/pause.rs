@@ -32,9 +32,7 @@ pub struct Within {
     /// Norm of the last gradient.
     pub norm: f64,
     /// Groups that were left out, because their loss or gradient was not finite; and batches in a row.
-    #[serde(default)]
     pub skipped: usize,
-    #[serde(default)]
     pub in_a_row: usize,
     /// Where all batches are done: what the last of them looked like. Validation is left.
     pub structure: Option<Structure>,
@@ -44,11 +42,13 @@ pub struct Within {
 pub(super) struct Interrupts {
     asked: Asked,
     saved: Instant,
+    /// What `last` holds, where it is known to be whole.
+    last: Option<Progress>,
 }
 
 impl Default for Interrupts {
     fn default() -> Interrupts {
-        Interrupts { asked: Asked::default(), saved: Instant::now() }
+        Interrupts { asked: Asked::default(), saved: Instant::now(), last: None }
     }
 }
 
@@ -78,7 +78,12 @@ impl Trainer {
 
     /// Saves; an error that says where to go on from, if it is to stop.
     pub(super) fn pause(&mut self, due: Due) -> Result<()> {
-        self.save(false)?;
+        // What is there already need not be written again, and not be the one before the last too.
+        if self.interrupts.last.as_ref() == Some(&self.progress) {
+            self.interrupts.saved = Instant::now();
+        } else {
+            self.save(false)?;
+        }
         let Progress { epoch, step, within, .. } = &self.progress;
         let batches = within.as_ref().map_or(0, |w| w.batches);
         let place = match batches {
@@ -105,9 +110,22 @@ impl Trainer {
         }
     }
 
-    /// Notes that a checkpoint was written just now.
-    pub(super) fn saved_now(&mut self) {
+    /// Writes `last`, and keeps what it was as `previous`, unless that is damaged: then `previous` is the
+    /// better one.
+    pub(super) fn save_last(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        let last = self.folder.join(Which::Last.file_name());
+        if self.interrupts.last.is_some() {
+            keep_previous(&self.folder, &last)?;
+        }
+        checkpoint.save(last)?;
+        self.last_is_whole();
+        Ok(())
+    }
+
+    /// Notes that `last` holds what has been done so far.
+    pub(super) fn last_is_whole(&mut self) {
         self.interrupts.saved = Instant::now();
+        self.interrupts.last = Some(self.progress.clone());
     }
 
     /// A place within an epoch means nothing where the epoch has other batches now.
@@ -130,10 +148,7 @@ impl Trainer {
 }
 
 /// Before `last` is replaced: what it is now stays as the checkpoint before the last.
-pub(super) fn keep_previous(folder: &Path, last: &Path) -> Result<()> {
-    if !last.exists() {
-        return Ok(());
-    }
+fn keep_previous(folder: &Path, last: &Path) -> Result<()> {
     let (previous, link) = (folder.join(PREVIOUS), folder.join(".previous.link"));
     // What a killed program left.
     let _ = std::fs::remove_file(&link);
