@@ -54,7 +54,7 @@ extern "C" __global__ void batch_norm_statistics(
         }
         squares = block_sum(squares);
         var = squares / count;
-        // A batch with NaN in it, whose step is left out, leaves no trace.
+        // A batch whose numbers are not finite here, and whose step is left out, leaves no trace.
         if (threadIdx.x == 0 && finite((float)squares)) {
             const double unbiased = squares / (count > 1 ? count - 1 : 1);
             running_mean[c] = (float)(old_mean + kMomentum * (mean - old_mean));

@@ -8,7 +8,7 @@
 
 constexpr double kNormFloor = 1e-6;  // keeps the factor finite when all gradients are 0
 
-// In the order of `Bound::index` in src/ops/clip.rs.
+// In the order of `Bound` in src/ops/clip.rs.
 enum Bound { kUnbound, kByNorm, kByValue };
 
 // g times a factor; a factor that is not below 1 leaves it alone, as does one that is not a number.

@@ -1,4 +1,4 @@
-// Sizes of a convolution, for conv2d.cu and conv2d_tf32.cu.
+// Sizes of a convolution, for the kernels of every precision (conv2d*.cu).
 
 #pragma once
 

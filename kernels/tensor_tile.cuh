@@ -1,5 +1,5 @@
 // Tiles of images in shared memory, for kernels that read them through 3×3 filters: where their pixels
-// lie, how they are copied there, and how they become factors for tensor cores (conv2d_tf32.cu).
+// lie, how they are copied there, and how they become factors for tensor cores (conv2d_tf32.cu, conv2d_bf16.cu).
 
 #pragma once
 

@@ -282,6 +282,37 @@ fn tensor_cores_have_the_layers_of_the_network_to_the_bits_of_their_factors() {
 }
 
 #[test]
+fn weights_that_are_written_again_are_packed_again() {
+    if !device() {
+        return;
+    }
+    let chosen = backend::choose(Device::Cuda(0)).unwrap();
+    for precision in [Precision::Tf32, Precision::Bf16] {
+        let mut g = Graph::with_precision(precision);
+        let (x, w) = (g.input("x", &[1, 32, 8, 8]), g.param("w.weight", &[32, 32, 3, 3]));
+        let y = conv2d(&mut g, x, w, None, false);
+        g.keep(y);
+        let plan = Plan::new(g);
+        let noise = |len: usize, index: u32| -> Vec<f32> {
+            let mut stream = Stream::new(1, Purpose::Noise, index);
+            (0..len).map(|_| stream.uniform() as f32 - 0.5).collect()
+        };
+        let run = |backend: &mut dyn Backend, weights: u32| {
+            backend.write(w, &noise(32 * 32 * 9, weights)).unwrap();
+            backend.run(Stage::Forward).unwrap();
+            backend.read(y).unwrap()
+        };
+        let mut kept = chosen.open(plan.clone()).unwrap();
+        kept.write(x, &noise(32 * 64, 0)).unwrap();
+        let first = run(kept.as_mut(), 1);
+        let mut fresh = chosen.open(plan).unwrap();
+        fresh.write(x, &noise(32 * 64, 0)).unwrap();
+        let second = run(kept.as_mut(), 2);
+        assert!(second == run(fresh.as_mut(), 2) && second != first, "{precision:?}");
+    }
+}
+
+#[test]
 fn two_steps_leave_nearly_the_same_weights_on_both_devices() {
     if !device() {
         return;

@@ -99,15 +99,9 @@ fn every_launch_is_possible_on_every_gpu() {
     }
 }
 
-/// The kernels of some stages of a plan, each once, in their order.
+/// The kernels of some stages of a plan, in their order.
 fn kernels_of(plan: &Plan, stages: RangeInclusive<Stage>) -> Vec<&'static str> {
-    let mut names: Vec<&str> = Vec::new();
-    for launch in plan.stages(&stages).flat_map(|step| step.op.launches()) {
-        if names.last() != Some(&launch.kernel) {
-            names.push(launch.kernel);
-        }
-    }
-    names
+    plan.stages(&stages).flat_map(|step| step.op.launches()).map(|launch| launch.kernel).collect()
 }
 
 fn training(n: usize, gridsize: usize, optimiser: &OptimiserConfig) -> Plan {

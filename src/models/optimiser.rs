@@ -22,7 +22,7 @@ pub struct Controls {
 
 /// Appends the update of every parameter by the gradient of `loss` [1], which is left out where either is
 /// not finite. Call after [`Graph::differentiate`].
-pub fn attach(g: &mut Graph, config: &OptimiserConfig, loss: Value) -> Controls {
+pub fn attach(g: &mut Graph, config: &OptimiserConfig, mut loss: Value) -> Controls {
     let params = g.of_role(Role::Param);
     let mut groups: Vec<Group> = params.iter().map(|&p| g.group(p)).collect();
     groups.sort();
@@ -39,6 +39,9 @@ pub fn attach(g: &mut Graph, config: &OptimiserConfig, loss: Value) -> Controls 
             let (from, to) = (g.region(Role::ParamGrad, group), g.region(role, group));
             accumulate(g, from, to, flag);
         }
+        // One batch without a finite loss is enough for the step to be left out.
+        let losses = g.output("sum of losses", &[1]);
+        accumulate(g, std::mem::replace(&mut loss, losses), losses, flag);
         keep = Some(flag);
     }
     g.enter(Stage::Update);
@@ -47,7 +50,7 @@ pub fn attach(g: &mut Graph, config: &OptimiserConfig, loss: Value) -> Controls 
     let bound = match config.gradient_clip_val.map(|limit| (config.gradient_clip_algorithm, limit))
     {
         None => Bound::None,
-        Some((ClipAlgorithm::Norm, limit)) => Bound::Norm(norm, limit),
+        Some((ClipAlgorithm::Norm, limit)) => Bound::Norm(limit),
         Some((ClipAlgorithm::Value, limit)) => Bound::Value(limit),
         Some((ClipAlgorithm::Agc, limit)) => {
             clip(g, &params, &gradients, limit);

@@ -30,7 +30,6 @@ pub struct Constants {
 pub struct Adam {
     regions: [Value; 4],
     control: Value,
-    /// `control` itself where there is none: it is always finite.
     norm: Value,
     bound: Bound,
     constants: Constants,
@@ -48,7 +47,7 @@ pub fn adam(
     constants: Constants,
 ) {
     let total = g.flat_len(regions[0]);
-    let norm = norm.or(bound.reads()).unwrap_or(control);
+    let norm = bound.norm(norm, control);
     g.push(Adam { regions, control, norm, bound, constants, total });
 }
 
@@ -64,14 +63,22 @@ impl Operation for Adam {
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
         let [norm] = mem.get([self.norm]);
-        if !norm[0].is_finite() {
-            return;
-        }
-        let (factor, limit) = self.bound.of(mem);
-        match limit {
-            Some(limit) => self.run(mem, |g| g.max(-limit).min(limit)),
-            None => self.run(mem, |g| factor * g),
-        }
+        let Some(taken) = self.bound.taken(norm[0]) else { return };
+        let [p, g, m, v] = self.regions;
+        let [p, g, m, v, control] = mem.get([p, g, m, v, self.control]);
+        let [rate, bias1, bias2] = [control[0], control[1], control[2]];
+        let (one, c) = (T::one(), self.constants);
+        let [beta1, beta2, epsilon, decay] =
+            [c.beta1, c.beta2, c.epsilon, c.weight_decay].map(T::of);
+        let (kept, added) =
+            if c.decoupled { (one - rate * decay, T::zero()) } else { (one, decay) };
+        let moments = m.par_iter_mut().zip(v);
+        p.par_iter_mut().zip(g).zip(moments).with_min_len(1 << 14).for_each(|((p, g), (m, v))| {
+            let g = taken(*g) + added * *p;
+            *m = beta1 * *m + (one - beta1) * g;
+            *v = beta2 * *v + (one - beta2) * g * g;
+            *p = kept * *p - rate * (*m / bias1) / ((*v / bias2).sqrt() + epsilon);
+        });
     }
 
     fn launches(&self) -> Vec<Launch> {
@@ -89,25 +96,5 @@ impl Operation for Adam {
             weight_decay,
         ]);
         vec![launch]
-    }
-}
-
-impl Adam {
-    fn run<T: Real>(&self, mem: &mut Mem<T>, bounded: impl Fn(T) -> T + Sync) {
-        let [p, g, m, v] = self.regions;
-        let [p, g, m, v, control] = mem.get([p, g, m, v, self.control]);
-        let [rate, bias1, bias2] = [control[0], control[1], control[2]];
-        let (one, c) = (T::one(), self.constants);
-        let [beta1, beta2, epsilon, decay] =
-            [c.beta1, c.beta2, c.epsilon, c.weight_decay].map(T::of);
-        let (kept, added) =
-            if c.decoupled { (one - rate * decay, T::zero()) } else { (one, decay) };
-        let moments = m.par_iter_mut().zip(v);
-        p.par_iter_mut().zip(g).zip(moments).with_min_len(1 << 14).for_each(|((p, g), (m, v))| {
-            let g = bounded(*g) + added * *p;
-            *m = beta1 * *m + (one - beta1) * g;
-            *v = beta2 * *v + (one - beta2) * g * g;
-            *p = kept * *p - rate * (*m / bias1) / ((*v / bias2).sqrt() + epsilon);
-        });
     }
 }

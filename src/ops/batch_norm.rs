@@ -112,7 +112,7 @@ impl BatchNorm {
                 let squares: f64 = squares.sum();
                 sigma2 = squares / count;
                 let unbiased = squares / (count - 1.0).max(1.0);
-                // A batch with NaN in it, whose step is left out, leaves no trace.
+                // A batch whose numbers are not finite here, and whose step is left out, leaves no trace.
                 if T::of(squares).is_finite() {
                     *mean = T::of(mean.wide() + MOMENTUM * (mu - mean.wide()));
                     *var = T::of(var.wide() + MOMENTUM * (unbiased - var.wide()));

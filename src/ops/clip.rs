@@ -26,40 +26,39 @@ const PARAM_FLOOR: f64 = 1e-3;
 #[derive(Clone, Copy, Debug)]
 pub enum Bound {
     None,
-    /// By the norm of all of them, a buffer of one number.
-    Norm(Value, f64),
+    /// By the norm of all of them.
+    Norm(f64),
     /// Element by element.
     Value(f64),
 }
 
 impl Bound {
-    /// The buffer that it goes by.
-    pub(super) fn reads(self) -> Option<Value> {
-        match self {
-            Bound::Norm(norm, _) => Some(norm),
-            Bound::None | Bound::Value(_) => None,
-        }
+    /// The buffer of the norm; `control` where there is none, which is always finite.
+    pub(super) fn norm(self, norm: Option<Value>, control: Value) -> Value {
+        assert!(norm.is_some() || !matches!(self, Bound::Norm(_)), "a bound by the norm needs it");
+        norm.unwrap_or(control)
     }
 
-    /// What to multiply the gradient by, and what then to clamp it to; with 1 and without a limit it
-    /// stays as it is, to the bit.
-    pub(super) fn of<T: Real>(self, mem: &mut Mem<T>) -> (T, Option<T>) {
-        match self {
-            Bound::None => (T::one(), None),
-            Bound::Norm(norm, limit) => {
-                let [norm] = mem.get([norm]);
-                let factor = limit / (norm[0].wide() + NORM_FLOOR);
-                (if factor < 1.0 { T::of(factor) } else { T::one() }, None)
-            }
-            Bound::Value(limit) => (T::one(), Some(T::of(limit))),
-        }
+    /// What an update takes in of an element of the gradient, to the bit itself where nothing bounds it;
+    /// none where the `norm` is not finite, and nothing is to change.
+    pub(super) fn taken<T: Real>(self, norm: T) -> Option<impl Fn(T) -> T + Sync> {
+        let (factor, limit) = match self {
+            Bound::None => (1.0, None),
+            Bound::Norm(limit) => ((limit / (norm.wide() + NORM_FLOOR)).min(1.0), None),
+            Bound::Value(limit) => (1.0, Some(T::of(limit))),
+        };
+        let factor = T::of(factor);
+        norm.is_finite().then_some(move |g: T| match limit {
+            Some(limit) => g.max(-limit).min(limit),
+            None => factor * g,
+        })
     }
 
     /// `launch` with the arguments `bound` and `limit`.
     pub(super) fn ints_and_floats(self, launch: Launch) -> Launch {
         let (index, limit) = match self {
             Bound::None => (0, 0.0),
-            Bound::Norm(_, limit) => (1, limit),
+            Bound::Norm(limit) => (1, limit),
             Bound::Value(limit) => (2, limit),
         };
         launch.ints([index]).floats([limit])

@@ -6,7 +6,9 @@
 //! ∂L/∂ψ_bcp = F⁻¹(2 ∂L/∂I F_bcp),  ∂L/∂X_bc = Σ_p conj(P_{s(b) p}) ∂L/∂ψ_bcp.
 //! A misfit knows what it counts in the total before the step ([`misfit`](super::misfit)), so the
 //! gradient of the patches is there with its value, and a GPU keeps a pattern in registers from the
-//! load of its patch to the store of its gradient. The CPU runs the ops of the chain.
+//! load of its patch to the store of its gradient. The CPU runs the ops of the chain, in buffers that a GPU has
+//! room for too and does not touch. A validation, which runs the forward stage alone, computes the gradient
+//! for nothing.
 //! Kernel twin: `kernels/diffraction.cu`.
 
 use super::Operation;
@@ -68,13 +70,12 @@ pub fn diffraction(
 ) -> [Value; 2] {
     let [_, _, side, _, _] = g.dims(probe);
     assert!(fits(side), "patterns of side {side} do not fit a block");
-    let extract = match source {
-        Source::Patches(_) => None,
-        Source::Canvas(canvas, offsets) => Some(Extract::new(g, canvas, offsets, side)),
-    };
-    let patches = match source {
-        Source::Patches(patches) => patches,
-        Source::Canvas(..) => extract.as_ref().expect("made above").patches,
+    let (patches, extract) = match source {
+        Source::Patches(patches) => (patches, None),
+        Source::Canvas(canvas, offsets) => {
+            let extract = Extract::new(g, canvas, offsets, side);
+            (extract.patches, Some(extract))
+        }
     };
     let illuminate = Illuminate::new(g, "scratch: waves", patches, probe, measured.scan);
     assert!(i32::try_from(g.len(illuminate.exit)).is_ok(), "the kernel counts in 31 bits");

@@ -15,7 +15,6 @@ use crate::launch::Launch;
 pub struct Sgd {
     regions: [Value; 3],
     control: Value,
-    /// `control` itself where there is none: it is always finite.
     norm: Value,
     bound: Bound,
     momentum: f64,
@@ -34,7 +33,7 @@ pub fn sgd(
     [momentum, weight_decay]: [f64; 2],
 ) {
     let total = g.flat_len(regions[0]);
-    let norm = norm.or(bound.reads()).unwrap_or(control);
+    let norm = bound.norm(norm, control);
     g.push(Sgd { regions, control, norm, bound, momentum, weight_decay, total });
 }
 
@@ -50,14 +49,16 @@ impl Operation for Sgd {
 
     fn cpu<T: Real>(&self, mem: &mut Mem<T>) {
         let [norm] = mem.get([self.norm]);
-        if !norm[0].is_finite() {
-            return;
-        }
-        let (factor, limit) = self.bound.of(mem);
-        match limit {
-            Some(limit) => self.run(mem, |g| g.max(-limit).min(limit)),
-            None => self.run(mem, |g| factor * g),
-        }
+        let Some(taken) = self.bound.taken(norm[0]) else { return };
+        let [p, g, m] = self.regions;
+        let [p, g, m, control] = mem.get([p, g, m, self.control]);
+        let rate = control[0];
+        let [momentum, decay] = [self.momentum, self.weight_decay].map(T::of);
+        p.par_iter_mut().zip(g).zip(m).with_min_len(1 << 14).for_each(|((p, g), m)| {
+            let g = taken(*g) + decay * *p;
+            *m = momentum * *m + g;
+            *p = *p - rate * (g + momentum * *m);
+        });
     }
 
     fn launches(&self) -> Vec<Launch> {
@@ -65,19 +66,5 @@ impl Operation for Sgd {
         let launch =
             Launch::elements("sgd_forward", total).buffers([g, control, norm, p, m]).ints([total]);
         vec![bound.ints_and_floats(launch).floats([momentum, weight_decay])]
-    }
-}
-
-impl Sgd {
-    fn run<T: Real>(&self, mem: &mut Mem<T>, bounded: impl Fn(T) -> T + Sync) {
-        let [p, g, m] = self.regions;
-        let [p, g, m, control] = mem.get([p, g, m, self.control]);
-        let rate = control[0];
-        let [momentum, decay] = [self.momentum, self.weight_decay].map(T::of);
-        p.par_iter_mut().zip(g).zip(m).with_min_len(1 << 14).for_each(|((p, g), m)| {
-            let g = bounded(*g) + decay * *p;
-            *m = momentum * *m + g;
-            *p = *p - rate * (g + momentum * *m);
-        });
     }
 }

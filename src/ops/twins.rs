@@ -67,8 +67,8 @@ pub fn join(g: &mut Graph) {
     }
 }
 
-/// The steps between `i` and `j` that must come before `j`; none if that of `i` is one of them, or if
-/// they are of several stages.
+/// The steps between `i` and `j`, of one stage, that must come before `j`; none if that of `i` is one of
+/// them.
 fn needed(g: &Graph, i: usize, j: usize) -> Option<Vec<usize>> {
     let mut before: Vec<usize> = Vec::new();
     for k in (i..j).rev() {
@@ -77,8 +77,7 @@ fn needed(g: &Graph, i: usize, j: usize) -> Option<Vec<usize>> {
             before.insert(0, k);
         }
     }
-    let movable = before.iter().all(|&k| k != i && g.steps[k].stage == g.steps[j].stage);
-    movable.then_some(before)
+    (!before.contains(&i)).then_some(before)
 }
 
 /// Whether `later` must stay behind `earlier`, because of a buffer that one of them writes. Regions

@@ -1,7 +1,7 @@
 //! Losses and gradients that are infinite or no number.
 //!
-//! The update of such a step does nothing, on the device itself ([`adam`](crate::ops::adam)), so that the
-//! weights are still those of the step before when the host comes to know of it.
+//! The update of such a step does nothing, on the device itself ([`adam`](crate::ops::adam)). A GPU's losses
+//! are looked at some steps later; those were then taken as if this one had not been.
 
 use super::batch::{Batch, Share};
 use super::pause::Within;
@@ -56,7 +56,8 @@ impl Trainer {
         ))
     }
 
-    /// Layers whose gradients are not finite, in the batch once more.
+    /// Layers whose gradients are not finite, in the batch once more, by the weights as they are now: on a
+    /// GPU those may be of some steps later, and no layer need be found.
     fn layers(&mut self, batch: &Batch, groups: usize) -> Result<String> {
         let (epoch, epochs) = (self.progress.epoch, self.config.run.max_epochs);
         let labels = schedule::label_share(&self.config.loss, epoch, epochs);

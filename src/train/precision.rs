@@ -38,9 +38,6 @@ fn stored(run: &RunConfig) -> Result<Option<Precision>> {
     let Some(found) = to_resume(run)? else { return Ok(None) };
     let configuration = &found.checkpoint.metadata["configuration"];
     // Checkpoints without the entry were trained before there was a choice.
-    Ok(Some(match configuration["precision"]["value"].as_str() {
-        Some("tf32") => Precision::Tf32,
-        Some("bf16") => Precision::Bf16,
-        _ => Precision::Fp32,
-    }))
+    let stored = serde_json::from_value(configuration["precision"]["value"].clone());
+    Ok(Some(stored.unwrap_or(Precision::Fp32)))
 }
