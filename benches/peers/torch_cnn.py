@@ -279,6 +279,18 @@ def device_name(device):
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
+def answer(given, about, watch, text):
+    """Serves measurements, or prints one: `text` says of the figures what a person reads."""
+    if given.serve:
+        print(json.dumps({**about, "startup_s": watch.startup}), flush=True)
+        for line in sys.stdin:
+            print(json.dumps(watch.measure(int(line))), flush=True)
+        return 0
+    got = {**about, **watch.measure(given.repeats)}
+    print(json.dumps(got) if given.json else text(got))
+    return 0
+
+
 def timing(given, device):
     torch.manual_seed(0)
     features = features_of(given.variant, device)
@@ -288,16 +300,9 @@ def timing(given, device):
     watch = Stopwatch(captured(work) if "graphs" in features else work, device)
     about = {"what": given.time, "variant": given.variant, "N": given.n, "batch": given.batch,
              "device": device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    if given.serve:
-        print(json.dumps({**about, "startup_s": watch.startup}), flush=True)
-        for line in sys.stdin:
-            print(json.dumps(watch.measure(int(line))), flush=True)
-        return 0
-    got = {**about, **watch.measure(given.repeats)}
-    print(json.dumps(got) if given.json else
-          f"{given.time} N={given.n} batch={given.batch} {given.variant}, {got['device']}, {got['threads']} threads: "
-          f"{got['ms']:.2f} ms ({got['min']:.2f} to {got['max']:.2f})")
-    return 0
+    return answer(given, about, watch, lambda got: (
+        f"{given.time} N={given.n} batch={given.batch} {given.variant}, {got['device']}, {got['threads']} threads: "
+        f"{got['ms']:.2f} ms ({got['min']:.2f} to {got['max']:.2f})"))
 
 
 def read_safetensors(path):

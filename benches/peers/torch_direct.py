@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from torch_cnn import Scan, Stopwatch, device_name, program
+from torch_cnn import Scan, Stopwatch, answer, device_name, program
 
 # The defaults of `ptycho-gpu reconstruct`.
 RATE = 0.04
@@ -41,7 +41,8 @@ CHECK_EPOCHS = 12
 CHECK_SCAN = ["--patterns", CHECK_PATTERNS, "--side", 64, "--object", "siemens", "--phase", 0.8, "--photons", 2e5,
               "--seed", 1]
 # Relative bounds on the first loss and on all. Adam's first steps are full ones, whatever the gradient, and so make
-# much of rounding in pixels that hardly any light reaches.
+# much of rounding in pixels that hardly any light reaches: both sides agree to 1e-4 after twelve epochs, and other
+# moments, ε or balance between object and probe differ by 2.7e-4 and more.
 FIRST_BOUND = 2e-6
 BOUND = 2e-4
 
@@ -68,11 +69,9 @@ class Direct:
         self.object = torch.nn.Parameter(ones)
         self.probe = torch.nn.Parameter(torch.view_as_real(scan.probe).clone())
         self.power = scan.probe.abs().square().sum().item()
-        # Of the probe in units of what it measures.
-        sizes = 1, math.sqrt(self.power / (n * n))
-        self.sizes = sizes
-        groups = [{"params": [p], "lr": RATE * size} for p, size in zip((self.object, self.probe), sizes)]
-        self.optimiser = torch.optim.Adam(groups, fused=True, **ADAM)
+        # What a rate of 1 is: the object's modulus, and the probe's root mean square.
+        self.sizes = 1, math.sqrt(self.power / (n * n))
+        self.optimiser = torch.optim.Adam([{"params": [p]} for p in (self.object, self.probe)], fused=True, **ADAM)
         self.taken = self.passed = 0
         self.random = np.random.default_rng(0)
         self.loss = torch.compile(self._loss) if variant == "compile" else self._loss
@@ -148,16 +147,9 @@ def timing(given, device):
     about = {"what": "reconstruct", "variant": given.variant, "N": scan.frames.shape[-1], "batch": given.batch,
              "patterns": len(scan.frames), "device": device_name(device), "threads": torch.get_num_threads(),
              "torch": torch.__version__}
-    if given.serve:
-        print(json.dumps({**about, "startup_s": watch.startup}), flush=True)
-        for line in sys.stdin:
-            print(json.dumps(watch.measure(int(line))), flush=True)
-        return 0
-    got = {**about, **watch.measure(given.repeats)}
-    print(json.dumps(got) if given.json else
-          f"{got['patterns']} patterns, N={got['N']} batch={given.batch} {given.variant}, {got['device']}, "
-          f"{got['threads']} threads: {got['ms']:.1f} ms an epoch ({got['min']:.1f} to {got['max']:.1f})")
-    return 0
+    return answer(given, about, watch, lambda got: (
+        f"{got['patterns']} patterns, N={got['N']} batch={given.batch} {given.variant}, {got['device']}, "
+        f"{got['threads']} threads: {got['ms']:.1f} ms an epoch ({got['min']:.1f} to {got['max']:.1f})"))
 
 
 def check(given, device):
