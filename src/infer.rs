@@ -102,17 +102,18 @@ impl Network {
 
     /// Reconstructs `scan`.
     pub fn reconstruct(&self, scan: &Scan, options: &Options) -> Result<Reconstruction> {
-        self.reconstruct_before(scan, options, None)
+        self.reconstruct_before(scan, self.prepare(scan, options)?, options, None)
     }
 
-    /// The same before a witness of the patches, for whom they are stitched on the CPU.
+    /// The same of what is `prepared`, before a witness of the patches, for whom they are stitched on the
+    /// CPU.
     pub fn reconstruct_before(
         &self,
         scan: &Scan,
+        prepared: Prepared,
         options: &Options,
         witness: Option<Witness>,
     ) -> Result<Reconstruction> {
-        let prepared = self.prepare(scan, options)?;
         prepared.canvas.check_size()?;
         let place = witness.is_none().then_some(&prepared.canvas);
         let mut loaded = self.load(place, &prepared, &options.orientation)?;
@@ -129,7 +130,7 @@ impl Network {
         Ok(self.reconstruction(prepared, stitched))
     }
 
-    /// Reconstructs `scan` on a canvas of any size: `bytes` of it are in memory at once, and the rest in
+    /// Reconstructs `scan`, as it is `prepared`, on a canvas of any size: `bytes` of it are in memory at once, and the rest in
     /// files in `folder`. The object has the bits of [`Network::reconstruct`] on the CPU. What comes with
     /// the canvas has an empty object.
     ///
@@ -138,11 +139,11 @@ impl Network {
     pub fn reconstruct_in_bands(
         &self,
         scan: &Scan,
+        prepared: Prepared,
         options: &Options,
         bytes: u64,
         folder: &Path,
     ) -> Result<(Banded, Reconstruction)> {
-        let prepared = self.prepare(scan, options)?;
         let Prepared { canvas, weighting, groups, .. } = &prepared;
         let mut loaded = self.load(None, &prepared, &options.orientation)?;
         let mut stitcher =
@@ -158,14 +159,6 @@ impl Network {
             consistency: Array2::zeros((0, 0)),
         };
         Ok((banded, self.reconstruction(prepared, nothing)))
-    }
-
-    /// The canvas of a scan, of any size. Errors: as of [`Network::reconstruct`].
-    pub fn canvas(&self, scan: &Scan, options: &Options) -> Result<Canvas> {
-        self.check(scan)?;
-        let used = options.n_images.unwrap_or(scan.len()).min(scan.len());
-        let positions = options.orientation.apply_positions(&scan.positions[..used])?;
-        Canvas::of_any_size(&positions, options.crop.unwrap_or(scan.side() / 2))
     }
 
     /// Bytes of the buffers that compute a batch, and of the weights that were read.
@@ -192,7 +185,10 @@ impl Network {
     }
 
     /// All that is known before the first batch.
-    fn prepare(&self, scan: &Scan, options: &Options) -> Result<Prepared> {
+    ///
+    /// # Errors
+    /// Patterns or crop of a size that is not the network's, positions that cannot be turned or grouped.
+    pub fn prepare(&self, scan: &Scan, options: &Options) -> Result<Prepared> {
         self.check(scan)?;
         let used = options.n_images.unwrap_or(scan.len()).min(scan.len());
         let indices: Vec<usize> = (0..used).collect();
@@ -303,7 +299,8 @@ impl Network {
 }
 
 /// What is known of a reconstruction before the first batch.
-struct Prepared {
+#[derive(Debug)]
+pub struct Prepared {
     canvas: Canvas,
     weighting: stitch::Options,
     probe: Array3<Complex32>,
@@ -316,6 +313,16 @@ struct Prepared {
 }
 
 impl Prepared {
+    /// Where the patches go, of any size.
+    pub fn canvas(&self) -> &Canvas {
+        &self.canvas
+    }
+
+    /// How many patterns are used.
+    pub fn patterns(&self) -> usize {
+        self.indices.len()
+    }
+
     fn job(&self, scan: &Scan) -> Job<'_> {
         let Prepared { groups, positions, canvas, gauge, .. } = self;
         let patterns = Ahead::new(Stacks::new(vec![scan.amplitude.clone()]));

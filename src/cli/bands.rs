@@ -4,16 +4,16 @@
 use std::path::Path;
 use std::time::Instant;
 
-use super::infer::{Args, Line, record, record_path};
+use super::infer::{Args, Line, judged, record, record_path, say};
 use super::pictures::{self, Pictures};
 use crate::Result;
 use crate::backend::Chosen;
 use crate::checkpoint::Checkpoint;
 use crate::data::Scan;
-use crate::infer::Network;
+use crate::infer::{Network, Prepared};
 use crate::large::Large;
 use crate::memory::{self, Budget};
-use crate::metrics::{self, DataSpace, Evidence, Verdict};
+use crate::metrics::{self, DataSpace};
 use crate::report;
 use crate::save::Save;
 
@@ -47,19 +47,20 @@ pub(super) fn needed(
     args: &Args,
     network: &Network,
     scan: &Scan,
+    prepared: &Prepared,
     memory: &Budget,
 ) -> Result<Option<u64>> {
-    let canvas = network.canvas(scan, &args.options())?;
+    let (canvas, used) = (prepared.canvas(), prepared.patterns() as u64);
     let [buffers, weights] = network.bytes();
     let held = if scan.amplitude.is_filed() { 0 } else { 4 * scan.pixels() };
     let mut needs = vec![
         ("the program", memory::BASE),
         ("the network", buffers + 2 * weights),
         ("patterns", held),
-        ("their positions and figures", PER_PATTERN * scan.len() as u64),
+        ("their positions and figures", PER_PATTERN * used),
     ];
     if args.patches {
-        needs.push(("their patches", 8 * scan.pixels()));
+        needs.push(("their patches", 8 * used * (scan.side() * scan.side()) as u64));
     }
     let fixed: u64 = needs.iter().map(|(_, bytes)| bytes).sum();
     needs.push(("the canvas", CANVAS.saturating_mul(canvas.pixels())));
@@ -103,26 +104,26 @@ pub(super) struct Job<'a> {
 
 impl Job<'_> {
     /// Reconstructs, and leaves arrays, pictures and record in the output folder.
-    pub fn run(&self, checkpoint: &Checkpoint, device: &Chosen, path: &Path) -> Result<DataSpace> {
+    pub fn run(
+        &self,
+        prepared: Prepared,
+        checkpoint: &Checkpoint,
+        device: &Chosen,
+        path: &Path,
+    ) -> Result<DataSpace> {
         let Job { args, network, scan, bytes, started } = *self;
         let folder = &args.output_dir;
         let scratch = args.scratch_dir.as_ref().unwrap_or(folder);
         let computed = Instant::now();
         let (bands, rest) =
-            network.reconstruct_in_bands(scan, &args.options(), bytes / 4, scratch)?;
+            network.reconstruct_in_bands(scan, prepared, &args.options(), bytes / 4, scratch)?;
         let result = Large { bands, rest };
         let seconds = computed.elapsed().as_secs_f64();
         let figures = metrics::data_space(&result.explained(scan))?;
-        let evidence = Evidence { spread: Some(result.spread()?), ..figures.evidence() };
-        let verdict = Verdict::of(&evidence);
-        let patterns = result.rest.indices.len();
+        let spread = result.spread()?;
         let mut record = record(network, checkpoint, path, scan, device);
-        record.set("input_scale", result.rest.input_scale).set("gauge", result.rest.gauge);
-        record.timing("network_and_stitching_seconds", seconds);
-        record.timing("total_seconds", started.elapsed().as_secs_f64());
-        record.set("peak_memory_bytes", memory::peak());
-        record.result("patterns", patterns).result("data_space", &figures);
-        record.result("spread", evidence.spread).result("verdict", &verdict);
+        let times = [seconds, started.elapsed().as_secs_f64()];
+        let verdict = judged(&mut record, &result.rest, &figures, spread, times);
         let metadata = serde_json::Value::Object(record.json().clone());
         let frames = metrics::data_space::typical_frames(&result.explained(scan), &figures)?;
         result.write_with(&folder.join("reconstruction.npz"), scan, &metadata, |file| {
@@ -130,16 +131,7 @@ impl Job<'_> {
         })?;
         self.pictures(&result, &figures, &frames)?;
         record.write(record_path(folder, false))?;
-        let canvas = result.bands.canvas;
-        log::info!(
-            "{patterns} patterns, {}x{} pixels, residual {:.4}, R factor {:.4}: {}",
-            canvas.height,
-            canvas.width,
-            figures.residual,
-            figures.r_factor,
-            folder.display()
-        );
-        verdict.say();
+        say(&result.rest, &figures, &verdict, folder);
         if !args.no_report {
             log::info!("no report.html, which holds the whole object");
         }
@@ -164,17 +156,12 @@ impl Job<'_> {
         }
         let shown = preview.result.covered();
         let mut pictures = Pictures::new(&preview.result, self.scan, shown, &self.args.output_dir);
+        // Its pixels are those of the object.
+        pictures.probe()?;
         pictures.pixel_m = pictures.pixel_m.map(|pixel| pixel.map(|side| side * by as f64));
         pictures.object()?;
         let consistency = &preview.result.stitched.consistency;
         pictures.map("consistency.png", consistency, ("Overlap consistency", ""))?;
-        // Its pixels are those of the object.
-        let pixel_m = std::mem::replace(
-            &mut pictures.pixel_m,
-            self.scan.instrument.pixel_m(self.scan.side()),
-        );
-        pictures.probe()?;
-        pictures.pixel_m = pixel_m;
         pictures.positions(&[])?;
         pictures.residual(figures)?;
         pictures.patterns(frames)

@@ -241,9 +241,10 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
         LoadOptions { input_domain, nphotons, order, reading, room, ..LoadOptions::default() };
     let scan = data::load(&args.test_data, &options)?;
     args.save.check(&scan)?;
-    if let Some(bytes) = bands::needed(args, &network, &scan, &memory)? {
+    let prepared = network.prepare(&scan, &args.options())?;
+    if let Some(bytes) = bands::needed(args, &network, &scan, &prepared, &memory)? {
         let job = bands::Job { args, network: &network, scan: &scan, bytes, started };
-        return job.run(&checkpoint, &device, &path);
+        return job.run(prepared, &checkpoint, &device, &path);
     }
     let computed = Instant::now();
     let mut patches = args.patches.then(|| Patches::new(&scan, args.n_images));
@@ -251,19 +252,12 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
         patches.iter_mut().for_each(|patches| patches.add(which, seen));
     };
     let witness: Option<Witness> = if args.patches { Some(&mut witness) } else { None };
-    let result = network.reconstruct_before(&scan, &args.options(), witness)?;
+    let result = network.reconstruct_before(&scan, prepared, &args.options(), witness)?;
     let seconds = computed.elapsed().as_secs_f64();
     let figures = metrics::data_space(&result.explained(&scan))?;
-    let evidence = Evidence { spread: Some(result.spread()), ..figures.evidence() };
-    let verdict = Verdict::of(&evidence);
-    let patterns = result.indices.len();
     let mut record = record(&network, &checkpoint, &path, &scan, &device);
-    record.set("input_scale", result.input_scale).set("gauge", result.gauge);
-    record.timing("network_and_stitching_seconds", seconds);
-    record.timing("total_seconds", started.elapsed().as_secs_f64());
-    record.set("peak_memory_bytes", memory::peak());
-    record.result("patterns", patterns).result("data_space", &figures);
-    record.result("spread", evidence.spread).result("verdict", &verdict);
+    let times = [seconds, started.elapsed().as_secs_f64()];
+    let verdict = judged(&mut record, &result, &figures, result.spread(), times);
     let metadata = serde_json::Value::Object(record.json().clone());
     let file = if args.refine.is_some() { "network.npz" } else { "reconstruction.npz" };
     if let Some(patches) = patches {
@@ -278,15 +272,7 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     }
     leave_pictures(&result, &scan, &figures, &frames, folder)?;
     record.write(record_path(folder, args.refine.is_some()))?;
-    log::info!(
-        "{patterns} patterns, {}x{} pixels, residual {:.4}, R factor {:.4}: {}",
-        result.canvas.height,
-        result.canvas.width,
-        figures.residual,
-        figures.r_factor,
-        folder.display()
-    );
-    verdict.say();
+    say(&result, &figures, &verdict, folder);
     let Some(options) = args.refinement() else {
         page::leave(folder, args.no_report);
         if args.json {
@@ -328,6 +314,40 @@ pub(super) fn record(
     record.set("weights_sha256", checkpoint.weights_digest("")).set("model", network.model());
     record.set("precision", Precision::from(network.precision()));
     record
+}
+
+/// The verdict on a result, which goes into the `record` with its figures; `seconds` of network and stitching,
+/// and of all.
+pub(super) fn judged(
+    record: &mut RunRecord,
+    result: &Reconstruction,
+    figures: &DataSpace,
+    spread: f64,
+    seconds: [f64; 2],
+) -> Verdict {
+    let evidence = Evidence { spread: Some(spread), ..figures.evidence() };
+    let verdict = Verdict::of(&evidence);
+    record.set("input_scale", result.input_scale).set("gauge", result.gauge);
+    record.timing("network_and_stitching_seconds", seconds[0]);
+    record.timing("total_seconds", seconds[1]);
+    record.set("peak_memory_bytes", memory::peak());
+    record.result("patterns", result.indices.len()).result("data_space", figures);
+    record.result("spread", evidence.spread).result("verdict", &verdict);
+    verdict
+}
+
+/// What came out, in a line, and whether it can be trusted.
+pub(super) fn say(result: &Reconstruction, figures: &DataSpace, verdict: &Verdict, folder: &Path) {
+    log::info!(
+        "{} patterns, {}x{} pixels, residual {:.4}, R factor {:.4}: {}",
+        result.indices.len(),
+        result.canvas.height,
+        result.canvas.width,
+        figures.residual,
+        figures.r_factor,
+        folder.display()
+    );
+    verdict.say();
 }
 
 /// Warns where frames are turned in another way than in the training: a network knows those.

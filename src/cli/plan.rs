@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::stdout::print;
 use crate::Result;
+use crate::backend::Chosen;
 use crate::config::{
     AmpActivation, Architecture, Head, LossConfig, ModelConfig, Optimiser, OptimiserConfig,
     OutputMode, Precision, RowModes,
@@ -183,13 +184,18 @@ impl Args {
         plans::training_in(self.rounded(), &self.model(), &loss, &optimiser, &sizes).plan
     }
 
+    /// Bytes of all patterns as numbers of 32 bits.
+    fn pattern_bytes(&self) -> u64 {
+        4 * self.frames as u64 * (self.n * self.n) as u64
+    }
+
     /// Memory of the machine for a training on the CPU: with its patterns in memory, and read from disk.
     fn machine(&self) -> [Needs; 2] {
-        let (patterns, pixels) = (self.frames as u64, (self.n * self.n) as u64);
+        let patterns = self.frames as u64;
         let needs =
             |plan: Plan, held: u64| train::plan::needs(&plan, plan.bytes() as u64, patterns, held);
         let batches = 2 * self.batch_size * self.model().channels();
-        let held = train::plan::WHOLE * 4 * patterns * pixels;
+        let held = train::plan::WHOLE * self.pattern_bytes();
         [needs(self.training(self.frames), held), needs(self.training(batches), 0)]
     }
 }
@@ -203,7 +209,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     if let Some(limit) = args.memory_limit {
         let needs = args.machine();
-        let fits = place(&needs, &Budget::new(Some(limit)))?;
+        let fits = place(&needs, args.pattern_bytes(), &Budget::new(Some(limit)))?;
         text += &("\n".to_owned() + &machine(&needs, fits));
         let sums = needs.map(|needs| needs.iter().map(|(_, bytes)| bytes).sum::<u64>());
         figures["machine"] =
@@ -222,8 +228,9 @@ type Needs = [(&'static str, u64); 5];
 ///
 /// # Errors
 /// It is too little for a training from disk too.
-fn place(needs: &[Needs; 2], memory: &Budget) -> Result<&'static str> {
-    if memory.check(&needs[0], "").is_ok() {
+fn place(needs: &[Needs; 2], patterns: u64, memory: &Budget) -> Result<&'static str> {
+    let room = train::plan::room(memory.spare(), &Chosen::Cpu, 1);
+    if patterns <= room && memory.check(&needs[0], "").is_ok() {
         return Ok("in memory");
     }
     let remedy = "use a smaller --batch-size, a smaller network, or a higher --memory-limit";

@@ -21,7 +21,7 @@ use crate::report::{self, Curve, OutputFolder, RunRecord, Series, loggers};
 use crate::signals::Asked;
 use crate::train::synthetic::{Supply, Synthetic};
 use crate::train::teacher::Teacher;
-use crate::train::{Material, Outcome, Trainer, Watched, precision};
+use crate::train::{Material, Outcome, Trainer, Watched, plan, precision};
 use crate::{Error, Result, backend, graph};
 
 /// Every option is optional, so that what was given can be told from what was not: a value comes
@@ -502,12 +502,6 @@ fn options(TrainConfig { data, run, .. }: &TrainConfig, bytes: u64) -> LoadOptio
     }
 }
 
-/// Which part of the memory patterns may be: they are there twice for a moment, as they are loaded and as
-/// they go to the buffers. On the CPU those are in the same memory, with the network.
-fn part_of_patterns(device: &Chosen) -> u64 {
-    if matches!(device, Chosen::Cpu) { 6 } else { 3 }
-}
-
 fn load(
     config: &TrainConfig,
     memory: &Budget,
@@ -520,8 +514,7 @@ fn load(
             "--positions are those of one scan, but {scans} are given: `convert` each with its own"
         )));
     }
-    let each = memory.spare() / (part_of_patterns(device) * scans.max(1) as u64);
-    let options = options(config, each);
+    let options = options(config, plan::room(memory.spare(), device, scans));
     let train: Vec<Scan> = data
         .train_data_file
         .iter()

@@ -74,8 +74,8 @@ fn against_dataset(problems: &mut Problems, config: &TrainConfig, facts: &Datase
     }
     side(problems, facts.n);
     if config.loss.mode.sees_labels() && !facts.labels {
-        let text = "needs true patches, but the data set carries none (key `Y` or `label`); give a \
-                    --teacher, or use --mode unsupervised";
+        let text = "needs true patches, but the data set carries none (key `Y` or `label`, which is not \
+                    read of a scan that does not fit in memory); give a --teacher, or use --mode unsupervised";
         problems.push(("mode", text.into()));
     }
 }

@@ -41,15 +41,17 @@ impl Ahead {
             return Ok(&self.pixels);
         };
         let mut spare = std::mem::take(&mut self.pixels);
-        if reader.asked.as_deref() != Some(now) {
-            // What nobody wants any more is let go.
-            if reader.asked.take().is_some() {
-                reader.answer()?;
+        let asked = reader.asked.take();
+        if asked.as_deref() != Some(now) {
+            if asked.is_some() {
+                // Nobody wants it any more, and so not its errors either.
+                let _ = reader.answer();
             }
             reader.ask(now, std::mem::take(&mut spare))?;
         }
-        self.pixels = reader.answer()?;
+        let answer = reader.answer();
         reader.asked = None;
+        self.pixels = answer?;
         if let Some(next) = next {
             reader.ask(next, spare)?;
         }

@@ -101,7 +101,8 @@ impl Reader {
                 Err(error) => return self.fail(Problem::Frames { reason: error.to_string() }),
             },
         };
-        if scan.mean_energy() == 0.0 {
+        // Patterns as they are in the file have been looked at.
+        if reading.changes_frames() && scan.mean_energy() == 0.0 {
             return self.fail(Problem::AllDark { patterns: scan.len() });
         }
         let (side, probe) = (scan.side(), scan.probe.dim().1);
@@ -411,19 +412,29 @@ impl Reader {
             return self.fail(Problem::Memory { reason });
         }
         read?;
-        let (file, path, offset, as_is) = self.read(key, |_| match (place, scratch) {
+        if census.patterns() != count {
+            let shape = &member.shape;
+            let found = census.patterns();
+            let reason = format!("`{}` {shape:?} has {found} patterns in it", self.shown(key));
+            return self.fail(Problem::Memory { reason });
+        }
+        let from = if scratch.is_none() { "the file of the scan" } else { "a scratch file" };
+        let (file, path, offset, as_is) = match (place, scratch) {
             (_, Some(scratch)) => {
                 let path = scratch.path().to_path_buf();
-                Ok((scratch.finish()?, path, 0, Member::floats(member.clone())))
+                match scratch.finish() {
+                    Ok(file) => (file, path, 0, Member::floats(member.clone())),
+                    Err(error) => return self.fail(Problem::Memory { reason: error.to_string() }),
+                }
             }
             (place, None) => {
                 let (path, offset) = place.expect("there is one, or a scratch file");
-                let file = File::open(&path).map_err(Error::io("open", &path))?;
-                Ok((file, path, offset, member.clone()))
+                let file =
+                    self.read(key, |_| File::open(&path).map_err(Error::io("open", &path)))?;
+                (file, path, offset, member.clone())
             }
-        })?;
+        };
         let filed = Filed::new(file, &path, offset, &as_is, (count, height, width))?;
-        let from = if offset > 0 { "the file of the scan" } else { "a scratch file" };
         self.notes.push(format!("the patterns take {sizes}: they are read by batches from {from}"));
         let values = Stack::Filed(filed.silenced(mask.as_ref()));
         Some(Patterns { values, frames, mask, census })

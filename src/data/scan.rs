@@ -90,9 +90,9 @@ impl Scan {
 
     /// The patterns at `indices`, in that order, with everything that belongs to them; repeats are
     /// allowed. Dose, probe, mask and object stay. Panics on an index outside the scan, and where the
-    /// patterns are in a file.
+    /// patterns are in a file that cannot be read.
     pub fn subset(&self, indices: &[usize]) -> Scan {
-        self.with_patterns(self.amplitude.held().select(Axis(0), indices), indices)
+        self.excerpt(indices).expect("patterns in memory can be read")
     }
 
     /// The same, read into memory from wherever the patterns are.

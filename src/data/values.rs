@@ -60,6 +60,11 @@ impl Census {
         }
     }
 
+    /// How many patterns it has been shown.
+    pub fn patterns(&self) -> usize {
+        self.patterns
+    }
+
     /// Counts the next patterns.
     pub fn add(&mut self, patterns: ArrayView3<f32>) {
         let saturation = self.limit.map_or(f32::INFINITY, |limit| limit as f32);

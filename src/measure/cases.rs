@@ -623,12 +623,12 @@ fn regions(g: &mut Graph, s: &Size) -> [Value; 4] {
         .map(|role| g.region(role, Group::Network))
 }
 
-/// A bound of 0.5 by the norm of all gradients, by value, or none.
-fn bound(g: &mut Graph, gradient: Value, kind: Option<ClipAlgorithm>) -> Bound {
+/// The norm of all gradients, and a bound of 0.5 by it, by value, or none.
+fn bound(g: &mut Graph, gradient: Value, kind: Option<ClipAlgorithm>) -> (Option<Value>, Bound) {
     match kind {
-        Some(ClipAlgorithm::Norm) => Bound::Norm(global_norm(g, &[gradient], None), 0.5),
-        Some(_) => Bound::Value(0.5),
-        None => Bound::None,
+        Some(ClipAlgorithm::Norm) => (Some(global_norm(g, &[gradient], None)), Bound::Norm(0.5)),
+        Some(_) => (None, Bound::Value(0.5)),
+        None => (None, Bound::None),
     }
 }
 
@@ -639,17 +639,17 @@ fn adam_with(
     clipped: Option<ClipAlgorithm>,
 ) -> Option<Value> {
     let (regions, control) = (regions(g, s), g.input("control", &[3]));
-    let bound = bound(g, regions[1], clipped);
+    let (norm, bound) = bound(g, regions[1], clipped);
     let (beta1, beta2, epsilon, decoupled) = (0.9, 0.999, 1e-8, decoupled > 0.0);
     let constants = Constants { beta1, beta2, epsilon, weight_decay, decoupled };
-    adam(g, regions, control, None, bound, constants);
+    adam(g, regions, control, norm, bound, constants);
     None
 }
 
 fn sgd_with(g: &mut Graph, s: &Size, clipped: Option<ClipAlgorithm>) -> Option<Value> {
     let ([param, gradient, moment, _], control) = (regions(g, s), g.input("control", &[3]));
-    let bound = bound(g, gradient, clipped);
-    sgd(g, [param, gradient, moment], control, None, bound, [0.9, 0.01]);
+    let (norm, bound) = bound(g, gradient, clipped);
+    sgd(g, [param, gradient, moment], control, norm, bound, [0.9, 0.01]);
     None
 }
 

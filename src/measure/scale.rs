@@ -22,7 +22,7 @@ use crate::infer::{self, Network};
 use crate::memory::{self, Budget};
 use crate::simulate::{self, Patterns, Recipe, ScanSpec, scan};
 use crate::stitch::{self, BandStitcher, Canvas, Orientation, Stitcher, Weights};
-use crate::train::{Material, Trainer};
+use crate::train::{Material, Trainer, plan};
 use crate::{Error, Result};
 
 /// Different patterns of a scan.
@@ -36,9 +36,6 @@ const EPOCHS: usize = 2;
 
 /// Patches that are stitched at once.
 const PATCHES: usize = 256;
-
-/// Bytes of a pixel that is stitched in memory: sums and results.
-const CANVAS: u64 = 56;
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -101,10 +98,12 @@ pub fn measure(device: &Chosen, options: &Options, patterns: usize) -> Result<Sc
     let bytes = fs::metadata(&path).map_err(Error::io("read", &path))?.len();
 
     let memory = Budget::new(options.memory_limit);
-    let room = Room { bytes: memory.spare() / 6, scratch: folder.0.clone() };
+    let room = Room { bytes: plan::room(memory.spare(), device, 1), scratch: folder.0.clone() };
     let started = Instant::now();
     let scan = load(&path, &LoadOptions { room: Some(room), ..LoadOptions::default() })?;
     let load_per_s = patterns as f64 / started.elapsed().as_secs_f64();
+    // It is open where it is still read; without a name nothing is left of it however this ends.
+    fs::remove_file(&path).map_err(Error::io("remove", &path))?;
     let in_memory = !scan.amplitude.is_filed();
 
     let train_per_s = train(device, options, &scan, &folder.0)?;
@@ -207,7 +206,7 @@ fn stitch(scan: &Scan, memory: &Budget, folder: &Path) -> Result<(Canvas, bool)>
     };
     // The other half is for what is there already.
     let room = memory.spare() / 2;
-    if CANVAS * canvas.pixels() <= room {
+    if stitch::BYTES_PER_PIXEL * canvas.pixels() <= room {
         let mut stitcher = Stitcher::new(&canvas, &weighting)?;
         each(&mut |patches, centres| stitcher.add(patches, centres))?;
         stitcher.finish()?;

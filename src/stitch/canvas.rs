@@ -1,13 +1,11 @@
 //! The rectangle of object pixels that a set of patches covers.
 
 use crate::data::scan::Position;
+use crate::memory::Budget;
 use crate::{Error, Result};
 
 /// What stitching holds per canvas pixel: the running sums and the three result arrays.
-const BYTES_PER_PIXEL: f64 = 56.0;
-
-/// The limit where the system does not say how much memory is free: 64 GiB.
-const FALLBACK_BYTES: f64 = 64.0 * GIB;
+pub const BYTES_PER_PIXEL: u64 = 56;
 
 const GIB: f64 = (1u64 << 30) as f64;
 
@@ -68,7 +66,7 @@ impl Canvas {
                 self.height, self.width
             )));
         }
-        let free = free_bytes().unwrap_or(FALLBACK_BYTES);
+        let free = Budget::new(None).bytes as f64;
         if self.bytes() > free {
             return Err(self.too_large(&format!("{:.1} GiB are free", free / GIB)));
         }
@@ -86,7 +84,7 @@ impl Canvas {
     }
 
     fn bytes(&self) -> f64 {
-        self.height as f64 * self.width as f64 * BYTES_PER_PIXEL
+        self.height as f64 * self.width as f64 * BYTES_PER_PIXEL as f64
     }
 }
 
@@ -96,12 +94,4 @@ fn extent(coordinates: impl Iterator<Item = f64>, crop: usize) -> (i64, usize) {
         coordinates.fold((f64::MAX, f64::MIN), |(low, high), c| (low.min(c), high.max(c)));
     let (first, last) = (low.floor() as i64, high.ceil() as i64);
     (first - (crop / 2) as i64, (last - first) as usize + crop)
-}
-
-/// The memory that can be had without swapping, where the system tells.
-fn free_bytes() -> Option<f64> {
-    let table = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = table.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kibibytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes * 1024.0)
 }

@@ -25,7 +25,7 @@ mod extract;
 mod orientation;
 
 pub use bands::{BandStitcher, Banded};
-pub use canvas::Canvas;
+pub use canvas::{BYTES_PER_PIXEL, Canvas};
 pub use extract::extract;
 pub use orientation::Orientation;
 

@@ -16,6 +16,14 @@ const CHECKPOINT: u64 = 2;
 /// their way to the buffers.
 pub const WHOLE: u64 = 2;
 
+/// Bytes that the patterns of each of so many `scans` may take where `spare` are left by the program: they are
+/// there twice for a moment, as they are loaded and on their way to the buffers, and on the CPU those are in
+/// the same memory, with the network. More is left in a file.
+pub fn room(spare: u64, device: &Chosen, scans: usize) -> u64 {
+    let part = if matches!(device, Chosen::Cpu) { 6 } else { 3 };
+    spare / (part * scans.max(1) as u64)
+}
+
 /// Bytes that a run remembers of a pattern beside its pixels: positions, groups, their order.
 const PER_PATTERN: u64 = 200;
 

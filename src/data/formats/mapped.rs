@@ -77,13 +77,17 @@ impl Mapped {
 
     /// How many patterns there are at `at` of a file.
     pub fn count(&self, file: usize, at: &[String]) -> Result<usize> {
-        let mut count = 0usize;
+        let (mut count, mut frame) = (0usize, None);
         for at in at {
             let shape = self.files[file].member("diffraction", at)?.shape;
-            let [outer @ .., _, _] = shape.as_slice() else {
+            let [outer @ .., height, width] = shape.as_slice() else {
                 let problem = format!("has shape {shape:?}, expected (M,N,N)");
                 return Err(self.files[file].problem(at, &problem));
             };
+            if *frame.get_or_insert([*height, *width]) != [*height, *width] {
+                let problem = "and the arrays before it have patterns of different sizes";
+                return Err(self.files[file].problem(at, problem));
+            }
             let frames = outer.iter().try_fold(1usize, |n, &side| n.checked_mul(side));
             let sum = frames.and_then(|frames| count.checked_add(frames));
             let problem = || format!("has the impossible shape {shape:?}");
