@@ -26,7 +26,7 @@ use crate::{Error, Result};
 pub struct Options {
     /// Groups computed at once.
     pub batch_size: usize,
-    /// Patterns used, from the first; none = all.
+    /// Patterns used, from the first that is not left out; none = all.
     pub n_images: Option<usize>,
     /// Normalise by this scan's own mean energy instead of the training scan's.
     pub recompute_normalisation: bool,
@@ -50,7 +50,7 @@ pub struct Network {
     probe: Option<Tensor>,
 }
 
-/// Is shown the patches of some patterns, by their indices, [count, N, N] in the file's gauge, as they
+/// Is shown the patches of some patterns, by their indices among those that are used, [count, N, N] in the file's gauge, as they
 /// go to the canvas. A pattern of several groups is shown with each of them.
 pub type Witness<'a> = &'a mut dyn FnMut(&[usize], ArrayView3<Complex32>);
 
@@ -190,9 +190,10 @@ impl Network {
     /// Patterns or crop of a size that is not the network's, positions that cannot be turned or grouped.
     pub fn prepare(&self, scan: &Scan, options: &Options) -> Result<Prepared> {
         self.check(scan)?;
-        let used = options.n_images.unwrap_or(scan.len()).min(scan.len());
-        let indices: Vec<usize> = (0..used).collect();
-        let positions = options.orientation.apply_positions(&scan.positions[..used])?;
+        let mut indices = scan.used();
+        indices.truncate(options.n_images.unwrap_or(usize::MAX));
+        let positions: Vec<Position> = indices.iter().map(|&i| scan.positions[i]).collect();
+        let positions = options.orientation.apply_positions(&positions)?;
         let n = scan.side();
         let crop = options.crop.unwrap_or(n / 2);
         if crop > n {
@@ -324,9 +325,9 @@ impl Prepared {
     }
 
     fn job(&self, scan: &Scan) -> Job<'_> {
-        let Prepared { groups, positions, canvas, gauge, .. } = self;
+        let Prepared { groups, indices, positions, canvas, gauge, .. } = self;
         let patterns = Ahead::new(Stacks::new(vec![scan.amplitude.clone()]));
-        Job { patterns, side: scan.side(), groups, positions, canvas, gauge: *gauge }
+        Job { patterns, side: scan.side(), groups, indices, positions, canvas, gauge: *gauge }
     }
 }
 
@@ -335,6 +336,8 @@ struct Job<'a> {
     patterns: Ahead,
     side: usize,
     groups: &'a Groups,
+    /// Which pattern of the scan each member of a group is, and where it was taken.
+    indices: &'a [usize],
     positions: &'a [Position],
     canvas: &'a Canvas,
     gauge: f64,
@@ -349,7 +352,9 @@ impl Job<'_> {
         next: Option<&[usize]>,
         len: usize,
     ) -> Result<Vec<f32>> {
-        let mut amplitude = self.patterns.take(members, next)?.to_vec();
+        let patterns = |members: &[usize]| members.iter().map(|&m| self.indices[m]).collect();
+        let (now, next): (Vec<_>, Option<Vec<_>>) = (patterns(members), next.map(patterns));
+        let mut amplitude = self.patterns.take(&now, next.as_deref())?.to_vec();
         // The patches of the padding are not looked at.
         amplitude.resize(len, 0.0);
         Ok(amplitude)

@@ -248,6 +248,26 @@ impl Saved {
         })
     }
 
+    /// Without the frames that are left out of `scan`.
+    ///
+    /// # Errors
+    /// Nothing is left.
+    pub fn without_rejected(mut self, scan: &Scan) -> Result<Saved> {
+        let rejected = scan.rejected.frames();
+        let kept = |i: &usize| rejected.iter().all(|bad| bad.frame != *i);
+        let kept: Vec<bool> = self.indices.iter().map(kept).collect();
+        if !kept.contains(&true) {
+            let path = scan.source.path.display();
+            return Err(Error::Config(format!(
+                "--reject-frames leaves out every frame of {path} that the reconstruction is of"
+            )));
+        }
+        retain(&mut self.indices, &kept);
+        retain(&mut self.positions, &kept);
+        self.exposure.gains.iter_mut().for_each(|gains| retain(gains, &kept));
+        Ok(self)
+    }
+
     /// The same, with coordinates that count from `origin_yx`.
     pub fn seen_from(mut self, origin_yx: [f64; 2]) -> Saved {
         let [y, x] = origin_yx;
@@ -281,6 +301,11 @@ impl Saved {
             background: self.exposure.background.as_ref().map(|b| b.view()),
         }
     }
+}
+
+fn retain<T>(values: &mut Vec<T>, kept: &[bool]) {
+    let mut kept = kept.iter();
+    values.retain(|_| kept.next() == Some(&true));
 }
 
 fn describe(

@@ -12,7 +12,8 @@ use predicates::str::contains;
 use ptycho_gpu::data::hdf5::Hdf5;
 use ptycho_gpu::data::writers::{self, Target};
 use ptycho_gpu::data::{
-    Dose, DoseOrigin, Instrument, LoadOptions, Position, Reading, Scan, Source, load, save_scan,
+    Dose, DoseOrigin, Instrument, LoadOptions, Position, Reading, Rejected, Scan, Source, load,
+    save_scan,
 };
 
 #[path = "support/python.rs"]
@@ -64,6 +65,7 @@ fn scan(counts: bool) -> Scan {
             object_pixel_m: None,
             origin_m: Some([-1.234e-6, 5.678e-6]),
         },
+        rejected: Rejected::default(),
         source: Source { path: "scan".into(), sha256: String::new() },
     }
 }

@@ -9,7 +9,8 @@ use ndarray::{Array2, Array3, Axis};
 use num_complex::{Complex32, Complex64};
 use predicates::str::contains;
 use ptycho_gpu::data::{
-    Dose, DoseOrigin, Instrument, LoadOptions, Position, Scan, ScanFile, Source, load, write_scan,
+    Dose, DoseOrigin, Instrument, LoadOptions, Position, Rejected, Scan, ScanFile, Source, load,
+    write_scan,
 };
 use ptycho_gpu::orientation::{Confidence, Options, ProbeFrame, Ranking, Turn, rank};
 use ptycho_gpu::random::{Purpose, Stream};
@@ -77,6 +78,7 @@ impl Sample {
             object: None,
             labels: None,
             instrument: Instrument::default(),
+            rejected: Rejected::default(),
             source: Source { path: "sample.npz".into(), sha256: String::new() },
         }
     }

@@ -9,8 +9,8 @@ use num_complex::Complex32;
 use ptycho_gpu::backend::Description;
 use ptycho_gpu::cli::{Cli, Command};
 use ptycho_gpu::config::{self, DatasetFacts};
-use ptycho_gpu::data::Instrument;
 use ptycho_gpu::data::scan::{Dose, DoseOrigin, Scan, Source};
+use ptycho_gpu::data::{Instrument, Rejected};
 use ptycho_gpu::report::colormap::{UNCOVERED, hue_wheel};
 use ptycho_gpu::report::{
     Colormap, ComplexPicture, Curve, History, Layout, Picture, Places, Range, RunRecord, Series,
@@ -368,6 +368,7 @@ fn scan() -> Scan {
         object: None,
         labels: None,
         instrument: Instrument::default(),
+        rejected: Rejected::default(),
         source: Source { path: "scan.npz".into(), sha256: "ab12".into() },
     }
 }

@@ -8,7 +8,7 @@ use ndarray::{Array2, Array3};
 use num_complex::Complex32;
 use predicates::str::contains;
 use ptycho_gpu::data::npz::Npz;
-use ptycho_gpu::data::{Dose, DoseOrigin, Instrument, Position, Scan, Source};
+use ptycho_gpu::data::{Dose, DoseOrigin, Instrument, Position, Rejected, Scan, Source};
 use ptycho_gpu::reconstruction::{Exposure, Reconstruction};
 use ptycho_gpu::save::{Save, SaveArgs};
 use ptycho_gpu::stitch::{Canvas, Stitched};
@@ -38,6 +38,7 @@ fn scan() -> Scan {
             origin_m: Some([1e-6, -2e-6]),
             ..Instrument::default()
         },
+        rejected: Rejected::default(),
         source: Source { path: "sample.npz".into(), sha256: "ab".into() },
     }
 }

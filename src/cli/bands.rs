@@ -4,12 +4,13 @@
 use std::path::Path;
 use std::time::Instant;
 
+use super::bad_frames;
 use super::infer::{Args, Line, judged, record, record_path, say};
 use super::pictures::{self, Pictures};
 use crate::Result;
 use crate::backend::Chosen;
 use crate::checkpoint::Checkpoint;
-use crate::data::Scan;
+use crate::data::{BadFrame, Scan};
 use crate::infer::{Network, Prepared};
 use crate::large::Large;
 use crate::memory::{self, Budget};
@@ -96,34 +97,43 @@ pub(super) fn needed(
 pub(super) struct Job<'a> {
     pub args: &'a Args,
     pub network: &'a Network,
-    pub scan: &'a Scan,
+    pub scan: &'a mut Scan,
     /// Of the bands.
     pub bytes: u64,
     pub started: Instant,
 }
 
+/// What the network makes of a scan.
+struct Applied {
+    result: Large,
+    figures: DataSpace,
+    bad: Vec<BadFrame>,
+    /// Of network and stitching.
+    seconds: f64,
+}
+
 impl Job<'_> {
     /// Reconstructs, and leaves arrays, pictures and record in the output folder.
     pub fn run(
-        &self,
+        self,
         prepared: Prepared,
         checkpoint: &Checkpoint,
         device: &Chosen,
         path: &Path,
     ) -> Result<DataSpace> {
-        let Job { args, network, scan, bytes, started } = *self;
+        let Job { args, network, started, .. } = self;
         let folder = &args.output_dir;
-        let scratch = args.scratch_dir.as_ref().unwrap_or(folder);
-        let computed = Instant::now();
-        let (bands, rest) =
-            network.reconstruct_in_bands(scan, prepared, &args.options(), bytes / 4, scratch)?;
-        let result = Large { bands, rest };
-        let seconds = computed.elapsed().as_secs_f64();
-        let figures = metrics::data_space(&result.explained(scan))?;
+        let mut applied = self.apply(prepared)?;
+        if bad_frames::reject(&args.reading, self.scan, &applied.bad)? {
+            applied = self.apply(network.prepare(self.scan, &args.options())?)?;
+        }
+        let Applied { result, figures, bad, seconds } = applied;
+        let scan = &*self.scan;
         let spread = result.spread()?;
         let mut record = record(network, checkpoint, path, scan, device);
         let times = [seconds, started.elapsed().as_secs_f64()];
         let verdict = judged(&mut record, &result.rest, &figures, spread, times);
+        bad_frames::leave(scan, &bad, folder, &mut record)?;
         let metadata = serde_json::Value::Object(record.json().clone());
         let frames = metrics::data_space::typical_frames(&result.explained(scan), &figures)?;
         result.write_with(&folder.join("reconstruction.npz"), scan, &metadata, |file| {
@@ -139,6 +149,20 @@ impl Job<'_> {
             report::print_json(&Line { figures: &figures, verdict: &verdict })?;
         }
         Ok(figures)
+    }
+
+    fn apply(&self, prepared: Prepared) -> Result<Applied> {
+        let Job { args, network, bytes, .. } = self;
+        let scan = &*self.scan;
+        let scratch = args.scratch_dir.as_ref().unwrap_or(&args.output_dir);
+        let computed = Instant::now();
+        let (bands, rest) =
+            network.reconstruct_in_bands(scan, prepared, &args.options(), bytes / 4, scratch)?;
+        let result = Large { bands, rest };
+        let seconds = computed.elapsed().as_secs_f64();
+        let figures = metrics::data_space(&result.explained(scan))?;
+        let bad = metrics::bad_frames(scan, &result.explained(scan), &figures)?;
+        Ok(Applied { result, figures, bad, seconds })
     }
 
     /// All pictures, as large as there is memory for.

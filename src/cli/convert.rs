@@ -51,7 +51,10 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::input(there, problem));
     }
     let options = LoadOptions { without_probe: true, ..args.load };
-    let scan = load(&args.input, &options)?;
+    let mut scan = load(&args.input, &options)?;
+    if !scan.rejected.frames().is_empty() {
+        scan = scan.excerpt(&scan.used())?;
+    }
     let notes = match args.part_size {
         Some(part) => writers::write_folder(&args.output, &scan, part).map(|()| Vec::new())?,
         None => writers::write(&args.output, target, &scan, &provenance(&scan))?,

@@ -42,8 +42,11 @@ pub struct Args {
 
 /// Measures, prints a table, and writes what was asked for.
 pub fn run(args: Args) -> Result<()> {
-    let result = Saved::read(&args.reconstruction)?;
+    let mut result = Saved::read(&args.reconstruction)?;
     let scan = args.scan.as_ref().map(|path| load(path, &args.load)).transpose()?;
+    if let Some(scan) = &scan {
+        result = result.without_rejected(scan)?;
+    }
     let (truth, note) = truth(args.truth.as_deref(), scan.as_ref())?;
     let data = scan.as_ref().map(|scan| data_space(&result.explained(scan))).transpose()?;
     let truth = truth.map(|Truth { object, origin_yx }| {

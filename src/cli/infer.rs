@@ -6,6 +6,7 @@ use std::time::Instant;
 use ndarray::{Array3, ArrayView3, Axis};
 use num_complex::Complex32;
 
+use super::bad_frames;
 use super::bands;
 use super::pictures::{self, Pictures};
 use super::refine;
@@ -14,8 +15,8 @@ use super::train::Compat;
 use crate::backend::Chosen;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting, Precision};
-use crate::data::{self, LoadOptions, NpzWriter, Reading, Room, Scan};
-use crate::infer::{Network, Options, Reconstruction, Witness};
+use crate::data::{self, BadFrame, LoadOptions, NpzWriter, Reading, Room, Scan};
+use crate::infer::{Network, Options, Prepared, Reconstruction, Witness};
 use crate::memory::{self, Budget};
 use crate::metrics::{self, DataSpace, Evidence, Shown, Verdict};
 use crate::reconstruct::Rates;
@@ -239,25 +240,22 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
     let room = args.refine.is_none().then(|| Room { bytes: bands::for_patterns(&memory), scratch });
     let options =
         LoadOptions { input_domain, nphotons, order, reading, room, ..LoadOptions::default() };
-    let scan = data::load(&args.test_data, &options)?;
+    let mut scan = data::load(&args.test_data, &options)?;
     args.save.check(&scan)?;
     let prepared = network.prepare(&scan, &args.options())?;
     if let Some(bytes) = bands::needed(args, &network, &scan, &prepared, &memory)? {
-        let job = bands::Job { args, network: &network, scan: &scan, bytes, started };
+        let job = bands::Job { args, network: &network, scan: &mut scan, bytes, started };
         return job.run(prepared, &checkpoint, &device, &path);
     }
-    let computed = Instant::now();
-    let mut patches = args.patches.then(|| Patches::new(&scan, args.n_images));
-    let mut witness = |which: &[usize], seen: ArrayView3<Complex32>| {
-        patches.iter_mut().for_each(|patches| patches.add(which, seen));
-    };
-    let witness: Option<Witness> = if args.patches { Some(&mut witness) } else { None };
-    let result = network.reconstruct_before(&scan, prepared, &args.options(), witness)?;
-    let seconds = computed.elapsed().as_secs_f64();
-    let figures = metrics::data_space(&result.explained(&scan))?;
+    let mut applied = apply(args, &network, &scan, prepared)?;
+    if bad_frames::reject(&args.reading, &mut scan, &applied.bad)? {
+        applied = apply(args, &network, &scan, network.prepare(&scan, &args.options())?)?;
+    }
+    let Applied { result, patches, figures, bad, seconds } = applied;
     let mut record = record(&network, &checkpoint, &path, &scan, &device);
     let times = [seconds, started.elapsed().as_secs_f64()];
     let verdict = judged(&mut record, &result, &figures, result.spread(), times);
+    bad_frames::leave(&scan, &bad, folder, &mut record)?;
     let metadata = serde_json::Value::Object(record.json().clone());
     let file = if args.refine.is_some() { "network.npz" } else { "reconstruction.npz" };
     if let Some(patches) = patches {
@@ -316,6 +314,31 @@ pub(super) fn record(
     record
 }
 
+/// What the network makes of a scan.
+struct Applied {
+    result: Reconstruction,
+    patches: Option<Patches>,
+    figures: DataSpace,
+    bad: Vec<BadFrame>,
+    /// Of network and stitching.
+    seconds: f64,
+}
+
+fn apply(args: &Args, network: &Network, scan: &data::Scan, prepared: Prepared) -> Result<Applied> {
+    let computed = Instant::now();
+    let mut patches = args.patches.then(|| Patches::new(prepared.patterns(), scan.side()));
+    let mut witness = |which: &[usize], seen: ArrayView3<Complex32>| {
+        patches.iter_mut().for_each(|patches| patches.add(which, seen));
+    };
+    let witness: Option<Witness> = if args.patches { Some(&mut witness) } else { None };
+    let result = network.reconstruct_before(scan, prepared, &args.options(), witness)?;
+    let seconds = computed.elapsed().as_secs_f64();
+    let scene = result.explained(scan);
+    let figures = metrics::data_space(&scene)?;
+    let bad = metrics::bad_frames(scan, &scene, &figures)?;
+    Ok(Applied { result, patches, figures, bad, seconds })
+}
+
 /// The verdict on a result, which goes into the `record` with its figures; `seconds` of network and stitching,
 /// and of all.
 pub(super) fn judged(
@@ -370,16 +393,15 @@ fn compare_frames(checkpoint: &Checkpoint, reading: &Reading) {
 
 /// What the network says of each pattern.
 struct Patches {
-    /// [M, N, N] sums, in the gauge of the file.
+    /// [M, N, N] sums over the patterns that are used, in the gauge of the file.
     sum: Array3<Complex32>,
     /// How often each pattern was seen: more than once in several groups.
     seen: Vec<f32>,
 }
 
 impl Patches {
-    /// Of the first `n_images` patterns.
-    fn new(scan: &data::Scan, n_images: Option<usize>) -> Patches {
-        let (count, n) = (n_images.unwrap_or(scan.len()).min(scan.len()), scan.side());
+    /// Of `count` patterns of `n` pixels a side.
+    fn new(count: usize, n: usize) -> Patches {
         Patches { sum: Array3::zeros((count, n, n)), seen: vec![0.0; count] }
     }
 

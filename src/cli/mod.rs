@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 use crate::Result;
 use crate::backend::cpu::start_threads;
 
+mod bad_frames;
 mod bands;
 pub mod bench;
 pub mod convert;

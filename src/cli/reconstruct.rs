@@ -8,12 +8,13 @@ use ndarray::{Array1, Array2};
 use num_complex::Complex32;
 use serde_json::{Value, json};
 
+use super::bad_frames;
 use super::pictures::{self, Pictures};
 use super::report as page;
 use crate::backend::Chosen;
 use crate::config::Device;
 use crate::data::npz::NpzWriter;
-use crate::data::{self, LoadOptions, Scan};
+use crate::data::{self, BadFrame, LoadOptions, Scan};
 use crate::metrics::Verdict;
 use crate::models::object::{BackgroundKind, Loss};
 use crate::reconstruct::guess::{self, ProbeChoice};
@@ -25,6 +26,9 @@ use crate::report::{self, Curve, OutputFolder, RunRecord, Series};
 use crate::save::SaveArgs;
 use crate::signals::Asked;
 use crate::{Error, Result, backend};
+
+/// Fewest epochs of a run that looks for bad frames.
+const SHORT: usize = 10;
 
 #[derive(Clone, Debug, clap::Args)]
 #[command(allow_negative_numbers = true)]
@@ -212,15 +216,21 @@ pub fn run(args: Args) -> Result<()> {
     }
     let device = backend::choose(args.solver.device)?;
     let load = LoadOptions { without_probe: true, ..args.load.clone() };
-    let scan = data::load(&args.scan, &load)?;
+    let mut scan = data::load(&args.scan, &load)?;
     args.solver.save.check(&scan)?;
     let folder = &args.output_dir;
     let _guard = OutputFolder::create(folder)?;
-    let start = start(&args, &scan, &options, &device)?;
+    let mut start = start(&args, &scan, &options, &device)?;
     let live = args.solver.page("reconstruct", &scan, options.epochs)?;
     let history = folder.join("history.csv");
     let history = Some(history.as_path());
     let asked = Asked::by_signals()?;
+    if bad_frames::automatic(&args.load.reading) {
+        let found = suspicious(&scan, &start, &options, &device, &asked)?;
+        if bad_frames::reject(&args.load.reading, &mut scan, &found)? {
+            start = self::start(&args, &scan, &options, &device)?;
+        }
+    }
     let watch = Watch { live: live.as_ref(), asked: Some(&asked) };
     let solved = reconstruct_watched(&scan, &start, &options, &device, history, watch)?;
     drop(live);
@@ -229,6 +239,7 @@ pub fn run(args: Args) -> Result<()> {
         false => None,
     };
     let mut record = record("reconstruct", &scan, &device, &options, &solved, halves.as_ref());
+    bad_frames::leave(&scan, &solved.bad_frames(&scan)?, folder, &mut record)?;
     record.timing("total_seconds", started.elapsed().as_secs_f64());
     write(folder, &scan, &solved, halves.as_ref(), &record, None)?;
     save(&args.solver.save, folder, &scan, &solved, &record)?;
@@ -239,6 +250,21 @@ pub fn run(args: Args) -> Result<()> {
         report::print_json(&summary(&solved, halves.as_ref()))?;
     }
     stopped(&asked, solved.outcome.epochs, &options, folder)
+}
+
+/// The frames that do not follow from what a short run makes of all.
+fn suspicious(
+    scan: &Scan,
+    start: &Start,
+    options: &Options,
+    device: &Chosen,
+    asked: &Asked,
+) -> Result<Vec<BadFrame>> {
+    let epochs = options.epochs.div_ceil(4).max(SHORT).min(options.epochs);
+    log::info!("looking for bad frames by a run of {epochs} epochs (--reject-frames auto)");
+    let options = Options { epochs, ..options.clone() };
+    let watch = Watch { live: None, asked: Some(asked) };
+    reconstruct_watched(scan, start, &options, device, None, watch)?.bad_frames(scan)
 }
 
 /// The error of a run that was asked to end early, once all it had is written.
@@ -268,7 +294,7 @@ fn start(args: &Args, scan: &Scan, options: &Options, device: &Chosen) -> Result
     if let Some(choice) = choice {
         start.probe = guess::probe(scan, &choice, options, device)?;
     }
-    let used = args.n_images.unwrap_or(scan.len()).min(scan.len());
+    let used = args.n_images.unwrap_or(usize::MAX);
     start.indices.truncate(used);
     start.positions.truncate(used);
     Ok(start)

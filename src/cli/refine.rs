@@ -7,12 +7,13 @@ use ndarray::Array2;
 use num_complex::Complex32;
 use serde_json::{Value, json};
 
+use super::bad_frames;
 use super::pictures::Pictures;
 use super::reconstruct::{self as output, SolverArgs};
 use super::report as page;
 use crate::backend::Chosen;
 use crate::data::{self, LoadOptions, Scan};
-use crate::metrics::{DataSpace, data_space};
+use crate::metrics::{self, DataSpace, data_space};
 use crate::reconstruct::halves::halves;
 use crate::reconstruct::maps::{self, Change};
 use crate::reconstruct::{Options, Solved, Start, Watch, reconstruct_watched};
@@ -57,10 +58,18 @@ pub fn run(args: Args) -> Result<()> {
     let options = args.solver.options(args.epochs, SMOOTH_RATE);
     options.check()?;
     let device = backend::choose(args.solver.device)?;
-    let before = Saved::read(&args.reconstruction)?;
+    let mut before = Saved::read(&args.reconstruction)?;
     let load = LoadOptions { without_probe: true, ..args.load.clone() };
-    let scan = data::load(&args.scan, &load)?;
+    let mut scan = data::load(&args.scan, &load)?;
     args.solver.save.check(&scan)?;
+    before = before.without_rejected(&scan)?;
+    if bad_frames::automatic(&args.load.reading) {
+        let scene = before.explained(&scan);
+        let found = metrics::bad_frames(&scan, &scene, &data_space(&scene)?)?;
+        if bad_frames::reject(&args.load.reading, &mut scan, &found)? {
+            before = before.without_rejected(&scan)?;
+        }
+    }
     let own = |folder: &Path| folder.join("reconstruction.npz").canonicalize().ok();
     let source = args.reconstruction.canonicalize().ok();
     let source = source.map(|p| if p.is_dir() { p.join("reconstruction.npz") } else { p });
@@ -126,6 +135,7 @@ pub(super) fn refine(job: &Job, folder: &Path, frc: bool) -> Result<(Value, usiz
     let mut record = output::record("refine", scan, device, options, &solved, halves.as_ref());
     record.set("start", &job.from).result("before", &was).result("change", change.relative);
     record.timing("total_seconds", started.elapsed().as_secs_f64());
+    bad_frames::leave(scan, &solved.bad_frames(scan)?, folder, &mut record)?;
     let before = Some(&change.before);
     output::write(folder, scan, &solved, halves.as_ref(), &record, before)?;
     output::save(job.save, folder, scan, &solved, &record)?;

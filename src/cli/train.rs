@@ -12,7 +12,7 @@ use crate::config::{
     Grouping, Head, InputDomain, Logger, Loss, MergeWeights, Mode, OnNonfinite, Optimiser,
     OutputMode, Precision, Resume, RowModes, Schedule, TrainConfig,
 };
-use crate::data::{self, LoadOptions, Reading, Room, Scan, check_network_side};
+use crate::data::{self, LoadOptions, Reading, RejectFrames, Room, Scan, check_network_side};
 use crate::memory::{self, Budget};
 use crate::reconstruct::modes;
 use crate::reconstruction::Saved;
@@ -474,7 +474,8 @@ fn material(config: &TrainConfig, device: &Chosen) -> Result<Material> {
         let remedy = "a scan with a --teacher is held in memory: use a part of it, or raise \
                       --memory-limit";
         memory.check(&[("the program", memory::BASE), ("what the teacher says", bytes)], remedy)?;
-        let train = vec![Teacher::new(path, &Saved::read(path)?).teach(&plain.train[0])?];
+        let saved = Saved::read(path)?.without_rejected(&plain.train[0])?;
+        let train = vec![Teacher::new(path, &saved).teach(&plain.train[0])?];
         let made_labels = loss.mode.sees_labels();
         if !made_labels {
             log::info!("the probe and the positions of the teacher are used, not its patches");
@@ -512,6 +513,14 @@ fn load(
     if data.reading.positions.is_some() && scans > 1 {
         return Err(Error::Config(format!(
             "--positions are those of one scan, but {scans} are given: `convert` each with its own"
+        )));
+    }
+    if matches!(&data.reading.reject_frames, Some(reject) if *reject != RejectFrames::Auto)
+        && scans > 1
+    {
+        return Err(Error::Config(format!(
+            "--reject-frames names frames of one scan, but {scans} are given: say auto, or `convert` each \
+             with its own"
         )));
     }
     let options = options(config, plan::room(memory.spare(), device, scans));

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::bad_frames::{self, BadFrame};
 use crate::{Error, Result};
 
 /// Sides of a pattern that the network takes.
@@ -48,6 +49,8 @@ pub enum Problem {
     AllDark { patterns: usize },
     #[error("{count} of {patterns} patterns are dark, the first is number {first}")]
     DarkPatterns { count: usize, patterns: usize, first: usize },
+    #[error("bad are {}", bad_frames::describe(bad, *patterns))]
+    BadFrames { bad: Vec<BadFrame>, patterns: usize },
     #[error("the probe is 0 everywhere")]
     DarkProbe,
     #[error("the mask leaves no pixel")]
@@ -91,6 +94,7 @@ impl Problem {
         use Problem::*;
         match self {
             DarkPatterns { .. }
+            | BadFrames { .. }
             | Saturated { .. }
             | SuspiciousUnits { .. }
             | PhotonsIgnored
@@ -135,7 +139,10 @@ impl Problem {
             NonFinite { .. } => "replace the values; in patterns, a `mask` of 0 there is enough",
             Negative { .. } => "set them to 0, or put 0 into `mask` there",
             AllDark { .. } => "check the key, the mask and the detector's threshold",
-            DarkPatterns { .. } => "remove them: they say nothing about the object",
+            DarkPatterns { .. } => {
+                "leave them out with --reject-frames auto: they say nothing about the object"
+            }
+            BadFrames { .. } => "leave them out with --reject-frames auto",
             DarkProbe => "write a probe guess, a disc or a Gaussian at least",
             MaskedOut => "in `mask`, 0 ignores a pixel and 1 uses it",
             Metres { .. } => "divide by the pixel size of the object and add the object's centre",

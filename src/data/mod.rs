@@ -2,6 +2,7 @@
 
 pub mod ahead;
 pub mod archive;
+pub mod bad_frames;
 pub mod check;
 pub mod formats;
 pub mod frames;
@@ -25,6 +26,7 @@ pub mod writers;
 
 pub use ahead::Ahead;
 pub use archive::{Archive, Member};
+pub use bad_frames::{BadFrame, Fault, RejectFrames, Rejected};
 pub use check::{Problem, Severity, check_network_side};
 pub use grouping::{Groups, default_neighbor_count};
 pub use instrument::Instrument;

@@ -8,6 +8,7 @@ use num_complex::Complex32;
 use serde::Deserialize;
 
 use super::archive::{Archive, Member};
+use super::bad_frames::Rejected;
 use super::check::{Problem, Severity};
 use super::geometry::{self, Overlap};
 use super::instrument::Instrument;
@@ -85,9 +86,14 @@ impl Reader {
             object,
             labels,
             instrument,
+            rejected: Rejected::default(),
             source,
         };
-        self.prepared(raw, &options.reading)
+        let mut scan = self.prepared(raw, &options.reading)?;
+        match options.reading.reject_frames.as_ref().map(|reject| scan.reject(reject)) {
+            Some(Err(error)) => self.fail(Problem::Frames { reason: error.to_string() }),
+            _ => Some(scan),
+        }
     }
 
     /// The frames turned and cropped, everything that depends on them with them, and the checks of how

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use super::bad_frames::RejectFrames;
 use super::frames::{Center, Flip, Turn};
 use super::instrument::Instrument;
 use crate::{Error, Result};
@@ -82,6 +83,10 @@ pub struct Reading {
     #[arg(long, value_name = "METRES", help_heading = "Files")]
     pub object_pixel: Option<f64>,
 
+    /// Frames that are not used: auto for those that are found to be bad, a list such as 3,17,40-45, or a file
+    /// with one in the first column of each line, such as the bad_frames.csv of a result
+    #[arg(long, value_name = "auto|LIST|FILE", help_heading = "Frames")]
+    pub reject_frames: Option<RejectFrames>,
     /// Pixel of every frame where the beam is (zero frequency), which is put into the middle:
     /// ROW,COLUMN, or auto for the centre of mass of the mean frame
     #[arg(long, value_name = "auto|ROW,COLUMN", help_heading = "Frames")]

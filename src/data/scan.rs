@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ndarray::{Array2, Array3, Axis};
 use num_complex::Complex32;
 
+use super::bad_frames::Rejected;
 use super::instrument::Instrument;
 use super::stack::Stack;
 use crate::Result;
@@ -30,6 +31,8 @@ pub struct Scan {
     pub labels: Option<Array3<Complex32>>,
     /// What pixels are in metres, as far as the file says.
     pub instrument: Instrument,
+    /// Frames that are there, but not used ([`Scan::reject`]).
+    pub rejected: Rejected,
     pub source: Source,
 }
 
@@ -89,7 +92,7 @@ impl Scan {
     }
 
     /// The patterns at `indices`, in that order, with everything that belongs to them; repeats are
-    /// allowed. Dose, probe, mask and object stay. Panics on an index outside the scan, and where the
+    /// allowed. Dose, probe, mask and object stay; all of them are used. Panics on an index outside the scan, and where the
     /// patterns are in a file that cannot be read.
     pub fn subset(&self, indices: &[usize]) -> Scan {
         self.excerpt(indices).expect("patterns in memory can be read")
@@ -126,13 +129,14 @@ impl Scan {
             object: self.object.clone(),
             labels: self.labels.as_ref().map(|labels| labels.select(Axis(0), indices)),
             instrument: self.instrument,
+            rejected: Rejected::default(),
             source: self.source.clone(),
         }
     }
 
-    /// Σ a² of one pattern, averaged over the patterns. Masked pixels count as 0.
+    /// Σ a² of one pattern, averaged over the patterns that are used. Masked pixels count as 0.
     pub fn mean_energy(&self) -> f64 {
-        self.amplitude.mean_energy()
+        self.rejected.energy().unwrap_or_else(|| self.amplitude.mean_energy())
     }
 
     /// Mean photons in a pattern: κ² · [`mean_energy`](Scan::mean_energy).

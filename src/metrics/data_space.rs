@@ -104,6 +104,7 @@ pub struct FrameFigures {
     /// Index of the pattern in the scan.
     pub index: usize,
     pub residual: f64,
+    pub floor: f64,
     pub r_factor: f64,
     pub deviance: f64,
 }
@@ -138,18 +139,9 @@ struct Totals {
 /// [`Error::Run`] when the arrays do not belong together or the valid pixels hold no light.
 pub fn data_space(scene: &Explained) -> Result<DataSpace> {
     check(scene)?;
-    let forward = Forward::new(scene.probe.mapv(widen));
-    let object = Wide::of(scene.object);
-    let frames: Vec<Totals> = scene
-        .indices
-        .par_iter()
-        .zip(scene.positions)
-        .enumerate()
-        .map(|(k, (&index, &position))| {
-            let gain = scene.gains.map_or(1.0, |gains| gains[k]);
-            frame(scene, &forward, &object, index, position, gain)
-        })
-        .collect::<Result<_>>()?;
+    let comparison = Comparison::new(scene);
+    let frames = (0..scene.indices.len()).into_par_iter().map(|k| comparison.totals(k));
+    let frames: Vec<Totals> = frames.collect::<Result<_>>()?;
     // In the order of the frames: the same bits on any number of threads.
     let all = frames.iter().fold(Totals::default(), Totals::plus);
     if all.measured_squared <= 0.0 {
@@ -187,18 +179,6 @@ fn check(scene: &Explained) -> Result<()> {
     Err(Error::Run(problem))
 }
 
-/// [N, N] intensity of the object alone at `position`.
-fn expected(
-    scene: &Explained,
-    forward: &Forward,
-    object: &Wide,
-    position: Position,
-) -> Result<Array2<f64>> {
-    let on_canvas =
-        Position { x: position.x - scene.origin_yx[1], y: position.y - scene.origin_yx[0] };
-    object.intensity(forward, on_canvas, scene.probe.dim().1)
-}
-
 /// A pattern as it was measured, and as the reconstruction has it.
 #[derive(Clone, Debug)]
 pub struct Shown {
@@ -224,54 +204,77 @@ pub fn typical_frames(scene: &Explained, figures: &DataSpace) -> Result<Vec<Show
         n => vec![order[0], order[n / 2], order[n - 1]],
     };
     chosen.dedup();
-    let forward = Forward::new(scene.probe.mapv(widen));
-    let object = Wide::of(scene.object);
-    let show = |k: usize| shown(scene, &forward, &object, k, figures.per_frame[k]);
-    chosen.into_iter().map(show).collect()
+    let comparison = Comparison::new(scene);
+    chosen.into_iter().map(|k| comparison.shown(k, figures.per_frame[k])).collect()
 }
 
-fn shown(
-    scene: &Explained,
-    forward: &Forward,
-    object: &Wide,
-    k: usize,
-    figures: FrameFigures,
-) -> Result<Shown> {
-    let (index, photons) = (scene.indices[k], scene.kappa.powi(2));
-    let gain = scene.gains.map_or(1.0, |gains| gains[k]);
-    let mut predicted = expected(scene, forward, object, scene.positions[k])?;
-    predicted.mapv_inplace(|i| gain * i);
-    if let Some(background) = scene.background {
-        predicted.zip_mut_with(&background, |i, b| *i += f64::from(*b));
-    }
-    let mut measured = scene.amplitude.pattern(index)?.into_owned();
-    measured.mapv_inplace(|a| (photons * f64::from(a).powi(2)) as f32);
-    if let Some(mask) = scene.mask {
-        let hide = |i: &mut f32, m: &f32| *i = if *m > 0.0 { *i } else { f32::NAN };
-        measured.zip_mut_with(&mask, hide);
-    }
-    let predicted = predicted.mapv(|i| (photons * i) as f32);
-    Ok(Shown { index, residual: figures.residual, measured, predicted })
+/// A scene with all that its patterns are computed from.
+pub(super) struct Comparison<'a> {
+    pub scene: Explained<'a>,
+    forward: Forward,
+    object: Wide<'a>,
 }
 
-fn frame(
-    scene: &Explained,
-    forward: &Forward,
-    object: &Wide,
-    index: usize,
-    position: Position,
-    gain: f64,
-) -> Result<Totals> {
-    let expected = expected(scene, forward, object, position)?;
-    let measured = scene.amplitude.pattern(index)?;
-    let mut sums = Totals::default();
-    for ((at, &a), &intensity) in measured.indexed_iter().zip(&expected) {
-        if scene.mask.is_none_or(|m| m[at] > 0.0) {
-            let background = scene.background.map_or(0.0, |b| f64::from(b[at]));
-            sums.add(f64::from(a), gain * intensity + background, scene.kappa);
+impl<'a> Comparison<'a> {
+    pub fn new(scene: &Explained<'a>) -> Comparison<'a> {
+        let forward = Forward::new(scene.probe.mapv(widen));
+        Comparison { scene: *scene, forward, object: Wide::of(scene.object) }
+    }
+
+    /// [N, N] Î of pattern `k`, had it been taken at `position`.
+    fn intensity(&self, k: usize, position: Position) -> Result<Array2<f64>> {
+        let scene = &self.scene;
+        let on_canvas =
+            Position { x: position.x - scene.origin_yx[1], y: position.y - scene.origin_yx[0] };
+        let side = scene.probe.dim().1;
+        let mut intensity = self.object.intensity(&self.forward, on_canvas, side)?;
+        let gain = scene.gains.map_or(1.0, |gains| gains[k]);
+        intensity.mapv_inplace(|i| gain * i);
+        if let Some(background) = scene.background {
+            intensity.zip_mut_with(&background, |i, b| *i += f64::from(*b));
         }
+        Ok(intensity)
     }
-    Ok(sums)
+
+    /// [N, N] √Î of pattern `k`, had it been taken at `position`; 0 where the detector is masked.
+    pub fn expected(&self, k: usize, position: Position) -> Result<Array2<f64>> {
+        Ok(self.valid(self.intensity(k, position)?.mapv_into(f64::sqrt)))
+    }
+
+    /// An image [N, N], 0 where the detector is masked.
+    pub fn valid(&self, mut image: Array2<f64>) -> Array2<f64> {
+        if let Some(mask) = self.scene.mask {
+            image.zip_mut_with(&mask, |x, &m| *x = if m > 0.0 { *x } else { 0.0 });
+        }
+        image
+    }
+
+    fn totals(&self, k: usize) -> Result<Totals> {
+        let scene = &self.scene;
+        let expected = self.intensity(k, scene.positions[k])?;
+        let measured = scene.amplitude.pattern(scene.indices[k])?;
+        let mut sums = Totals::default();
+        for ((at, &a), &intensity) in measured.indexed_iter().zip(&expected) {
+            if scene.mask.is_none_or(|m| m[at] > 0.0) {
+                sums.add(f64::from(a), intensity, scene.kappa);
+            }
+        }
+        Ok(sums)
+    }
+
+    fn shown(&self, k: usize, figures: FrameFigures) -> Result<Shown> {
+        let (scene, photons) = (&self.scene, self.scene.kappa.powi(2));
+        let index = scene.indices[k];
+        let predicted = self.intensity(k, scene.positions[k])?;
+        let mut measured = scene.amplitude.pattern(index)?.into_owned();
+        measured.mapv_inplace(|a| (photons * f64::from(a).powi(2)) as f32);
+        if let Some(mask) = scene.mask {
+            let hide = |i: &mut f32, m: &f32| *i = if *m > 0.0 { *i } else { f32::NAN };
+            measured.zip_mut_with(&mask, hide);
+        }
+        let predicted = predicted.mapv(|i| (photons * i) as f32);
+        Ok(Shown { index, residual: figures.residual, measured, predicted })
+    }
 }
 
 impl Totals {
@@ -311,6 +314,7 @@ impl Totals {
         FrameFigures {
             index,
             residual: relative(self.difference_squared, self.measured_squared),
+            floor: relative(self.noise, self.measured_squared),
             r_factor: relative(self.difference, self.measured),
             deviance: relative(self.deviance, self.pixels),
         }

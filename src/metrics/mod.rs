@@ -1,5 +1,6 @@
 //! How good a reconstruction is: against the truth where it is known, and against the data always.
 
+pub mod bad_frames;
 pub mod data_space;
 pub mod filter;
 pub mod frc;
@@ -12,6 +13,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+pub use bad_frames::bad_frames;
 pub use data_space::{DataSpace, Explained, Shown, data_space};
 pub use truth::{Reconstruction, TruthReport, against_truth, is_guess};
 pub use verdict::{Evidence, Verdict};

@@ -54,7 +54,7 @@ impl Trial {
             Error::input(&scan.source.path, text)
         };
         check_whole(scan).map_err(refuse)?;
-        let part = scan.subset(&middle(&scan.positions, frames));
+        let part = scan.subset(&middle(scan, frames));
         let overlap = check_part(&part).map_err(refuse)?;
         Ok(Trial { scan: cropped(&part, cropped_side(&part, side)), overlap })
     }
@@ -165,10 +165,10 @@ fn mean(positions: &[Position]) -> Position {
 }
 
 /// The `count` patterns nearest to the mean position, in their order in the scan.
-fn middle(positions: &[Position], count: usize) -> Vec<usize> {
-    let mean = mean(positions);
-    let mut order: Vec<usize> = (0..positions.len()).collect();
-    let far = |&i: &usize| geometry::distance(positions[i], mean);
+fn middle(scan: &Scan, count: usize) -> Vec<usize> {
+    let mean = mean(&scan.positions);
+    let mut order = scan.used();
+    let far = |&i: &usize| geometry::distance(scan.positions[i], mean);
     order.sort_by(|a, b| far(a).total_cmp(&far(b)).then(a.cmp(b)));
     order.truncate(count);
     order.sort_unstable();

@@ -103,9 +103,10 @@ fn scaled(probe: &Array3<Complex64>, power: f64) -> Array3<Complex32> {
 fn by_trial(scan: &Scan, options: &Options, device: &Chosen) -> Result<Array3<Complex32>> {
     let side = scan.side();
     let mut mean = Array2::<f64>::zeros((side, side));
-    for pattern in scan.amplitude.held().axis_iter(Axis(0)) {
-        mean.zip_mut_with(&pattern, |m, &a| *m += f64::from(a).powi(2) / scan.len() as f64);
-    }
+    let count = scan.used().len() as f64;
+    scan.walk_used(|pattern| {
+        mean.zip_mut_with(&pattern, |m, &a| *m += f64::from(a).powi(2) / count);
+    })?;
     let mut best: Option<(f64, f64, Array3<Complex32>)> = None;
     for width in widths(scan) {
         let probe = scaled(&curved(&mean, width), scan.mean_energy());

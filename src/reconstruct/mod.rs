@@ -37,8 +37,9 @@ use num_complex::Complex32;
 use serde::Serialize;
 
 use crate::backend::Chosen;
+use crate::data::BadFrame;
 use crate::data::scan::{Position, Scan};
-use crate::metrics::{DataSpace, data_space};
+use crate::metrics::{DataSpace, bad_frames, data_space};
 use crate::models::object::{BackgroundKind, Loss};
 use crate::reconstruction::{Reconstruction, Saved};
 use crate::report::live::Live;
@@ -165,12 +166,12 @@ pub struct StartObject {
 }
 
 impl Start {
-    /// The probe and the positions of the file, and an object of ones.
+    /// The probe of the file, all patterns that are used at the positions of the file, and an object of ones.
     pub fn of(scan: &Scan) -> Start {
         Start {
             probe: scan.probe.clone(),
-            indices: (0..scan.len()).collect(),
-            positions: scan.positions.clone(),
+            positions: scan.used().iter().map(|&i| scan.positions[i]).collect(),
+            indices: scan.used(),
             object: None,
         }
     }
@@ -239,6 +240,16 @@ pub fn reconstruct(
     history: Option<&Path>,
 ) -> Result<Solved> {
     reconstruct_watched(scan, start, options, device, history, Watch::default())
+}
+
+impl Solved {
+    /// The frames of `scan`, which was solved, that do not follow from the object of all.
+    ///
+    /// # Errors
+    /// As of [`metrics::bad_frames`](bad_frames).
+    pub fn bad_frames(&self, scan: &Scan) -> Result<Vec<BadFrame>> {
+        bad_frames(scan, &self.reconstruction.explained(scan), &self.figures)
+    }
 }
 
 /// Who looks on while a run goes on, and may ask for an early end. What is computed until then does

@@ -54,6 +54,9 @@ impl RunRecord {
         if let Some(pixel) = scan.instrument.pixel_m(scan.side()) {
             entry["object_pixel_m"] = json!(pixel);
         }
+        if !scan.rejected.frames().is_empty() {
+            entry["rejected_frames"] = json!(scan.rejected.frames());
+        }
         let inputs = self.map.entry("inputs").or_insert_with(|| Value::Array(Vec::new()));
         if let Value::Array(inputs) = inputs {
             inputs.push(entry);

@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::{Patterns, SimulatedScan};
 use crate::Result;
-use crate::data::{self, Dose, DoseOrigin, Instrument, Scan, ScanFile, Source, write_scan};
+use crate::data::{
+    self, Dose, DoseOrigin, Instrument, Rejected, Scan, ScanFile, Source, write_scan,
+};
 
 impl SimulatedScan {
     /// What the loader would make of the written file.
@@ -26,6 +28,7 @@ impl SimulatedScan {
             object: Some(self.object.map(narrow)),
             labels: None,
             instrument: Instrument::default(),
+            rejected: Rejected::default(),
             source: Source { path: "simulated".into(), sha256: String::new() },
         }
     }

@@ -1,7 +1,8 @@
-//! Recognises a reconstruction without structure.
+//! Recognises a training that comes to nothing: a reconstruction without structure, or a loss that rises.
 //!
 //! A network can lower its loss for a while by a flat amplitude, or by one that has slid to the
-//! negative floor of its activation, and stay there. Its loss then stands still.
+//! negative floor of its activation, and stay there. Its loss then stands still. With steps that are too
+//! large it forgets all it has learned, and the loss goes above what it began with.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,12 @@ const WINDOW: usize = 3;
 
 /// Relative fall of the loss over the window that counts as learning.
 const PROGRESS: f64 = 0.01;
+
+/// A loss has exploded if it rises from the best one by this many times what it had fallen ...
+const RISE: f64 = 2.0;
+/// ... and by this part of it, in each of so many epochs.
+const LEAST_RISE: f64 = 0.5;
+const EXPLODED: usize = 2;
 
 /// Mean and spread of patches where the probe lights them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,8 +70,24 @@ impl Structure {
     }
 }
 
+/// Whether the loss has exploded, from the (loss, structure) of all epochs, whose losses are of one kind.
+pub fn explosion(epochs: &[(f64, Structure)]) -> Option<String> {
+    let losses: Vec<f64> = epochs.iter().map(|(loss, _)| *loss).collect();
+    let (before, last) = losses.split_at_checked(losses.len().checked_sub(EXPLODED)?)?;
+    let (first, best) = (*before.first()?, before.iter().copied().fold(f64::INFINITY, f64::min));
+    let limit = best + (RISE * (first - best)).max(LEAST_RISE * best.abs());
+    let exploded = last.iter().all(|&loss| loss > limit);
+    exploded.then(|| {
+        let now = last.last().copied().unwrap_or_default();
+        format!(
+            "the training has exploded: the loss has risen from {best:.4} to {now:.4}, above what it began \
+             with; try a lower --learning-rate, or --gradient-clip-val 1"
+        )
+    })
+}
+
 /// What has collapsed, from the (loss, structure) of all epochs; `None` if nothing has.
-pub fn describe(epochs: &[(f64, Structure)]) -> Option<String> {
+pub fn collapse(epochs: &[(f64, Structure)]) -> Option<String> {
     let (loss, structure) = epochs.last()?;
     let earlier = epochs.len().checked_sub(1 + WINDOW).map(|i| epochs[i].0)?;
     let stagnates = *loss > earlier * (1.0 - PROGRESS);
@@ -90,18 +113,18 @@ mod tests {
 
     #[test]
     fn a_flat_patch_with_a_standing_loss_has_collapsed() {
-        assert!(describe(&epochs(|_| 1.0, FLAT)).is_some_and(|s| s.contains("flat")));
+        assert!(collapse(&epochs(|_| 1.0, FLAT)).is_some_and(|s| s.contains("flat")));
     }
 
     #[test]
     fn a_flat_patch_that_still_learns_has_not() {
-        assert!(describe(&epochs(|e| 1.0 - 0.05 * e as f64, FLAT)).is_none());
+        assert!(collapse(&epochs(|e| 1.0 - 0.05 * e as f64, FLAT)).is_none());
     }
 
     #[test]
     fn a_negative_amplitude_has_collapsed_even_with_structure() {
         let negative = Structure { amplitude_mean: -0.2, amplitude_std: 0.1, phase_std: 1.0 };
-        assert!(describe(&epochs(|_| 1.0, negative)).is_some_and(|s| s.contains("negative")));
+        assert!(collapse(&epochs(|_| 1.0, negative)).is_some_and(|s| s.contains("negative")));
     }
 
     #[test]
@@ -111,5 +134,23 @@ mod tests {
         assert!((structure.amplitude_mean - 1.5).abs() < 1e-12);
         assert!((structure.amplitude_std - 0.5).abs() < 1e-12);
         assert!(structure.phase_std < 1e-6);
+    }
+
+    #[test]
+    fn a_loss_that_goes_above_its_beginning_and_stays_there_has_exploded() {
+        let structure = Structure { amplitude_mean: 1.0, amplitude_std: 0.3, phase_std: 0.3 };
+        let run = |losses: &[f64]| {
+            let epochs: Vec<_> = losses.iter().map(|&loss| (loss, structure)).collect();
+            explosion(&epochs)
+        };
+        let said = run(&[1.0, 0.6, 0.5, 1.7, 1.9]).expect("it has exploded");
+        assert!(said.contains("exploded") && said.contains("0.5000 to 1.9000"), "{said}");
+        // From the first epoch on.
+        assert!(run(&[1.0, 2.0, 3.0]).is_some());
+        // One bad epoch, noise about a plateau, and a loss below 0 that rises a little are none.
+        assert_eq!(run(&[1.0, 0.6, 0.5, 1.9, 0.5]), None);
+        assert_eq!(run(&[1.0, 0.99, 1.02, 1.03]), None);
+        assert_eq!(run(&[-3.0, -3.2, -3.1, -3.1]), None);
+        assert_eq!(run(&[2.0, 3.0]), None);
     }
 }

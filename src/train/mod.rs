@@ -38,7 +38,7 @@ use crate::{Error, Result};
 use batch::{Batch, Share, Streamed};
 use collapse::Structure;
 use pause::{Found, Interrupts, Within};
-use pool::{Epoch, Part, Pool};
+use pool::{Epoch, Member, Part, Pool};
 use row::{COLUMNS, Row};
 use state::{Learned, LearnedScan, Progress};
 use synthetic::Supply;
@@ -358,15 +358,19 @@ impl Trainer {
         let val_loss = self.validate()?;
         self.progress.within = None;
         let monitored = val_loss.unwrap_or(train_loss);
+        let before = self.problem();
         self.structure.push((monitored, structure));
+        // As soon as it is seen, so that nobody waits for the end in vain.
+        if let (None, Some(problem)) = (before, self.problem()) {
+            log::warn!("epoch {}: {problem}", self.progress.epoch + 1);
+        }
         self.progress.epoch += 1;
         schedule::observe(&self.config.optimiser, &mut self.progress.schedule, monitored);
         if !monitored.is_finite() {
             return Err(self.not_finite(&format!("the loss is {monitored} in the validation"), ""));
         }
-        // Where the loss itself changes from epoch to epoch, one cannot be held against another.
-        let comparable = val_loss.is_some() || !self.config.loss.changes();
-        let better = !comparable || self.progress.best_loss.is_none_or(|best| monitored < best);
+        let better =
+            !self.comparable() || self.progress.best_loss.is_none_or(|best| monitored < best);
         if better {
             self.progress.best_loss = Some(monitored);
             self.progress.best_epoch = self.progress.epoch;
@@ -584,9 +588,21 @@ impl Trainer {
         }
     }
 
+    /// Whether the loss of one epoch can be held against that of another: not where the loss itself changes.
+    fn comparable(&self) -> bool {
+        let validated = |member: &Member| !member.kept[Part::Validation as usize].is_empty();
+        self.pool.members.iter().any(validated) || !self.config.loss.changes()
+    }
+
+    /// What has gone wrong so far, if anything.
+    fn problem(&self) -> Option<String> {
+        let exploded = self.comparable().then(|| collapse::explosion(&self.structure)).flatten();
+        exploded.or_else(|| collapse::collapse(&self.structure))
+    }
+
     fn finish(&mut self, train_loss: f64, val_loss: Option<f64>, rate: f64) -> Result<Outcome> {
         let figures = self.figures()?;
-        let collapse = collapse::describe(&self.structure);
+        let collapse = self.problem();
         let verdict = figures.map(|sums| {
             let (residual, floor) = (sums.residual(), sums.floor());
             Verdict::of(&Evidence { residual, floor, spread: None, collapse: collapse.as_deref() })

@@ -99,7 +99,7 @@ impl Pool {
                     members[last].kept[Part::Training as usize].clear();
                     last
                 });
-                members[at].kept[Part::Validation as usize] = (0..test.len()).collect();
+                members[at].kept[Part::Validation as usize] = test.used();
             }
             None => hold_out(&mut members, config.validation_split, seed),
         }
@@ -185,7 +185,7 @@ impl Member {
             gauge,
             probe: checkerboard(scan.probe.view(), gauge),
             mask: scan.mask.clone().unwrap_or_else(|| Array2::ones((side, side))),
-            kept: [(0..scan.len()).collect(), Vec::new()],
+            kept: [scan.used(), Vec::new()],
         }
     }
 }
@@ -222,18 +222,22 @@ fn check_sides(train: &[Scan], test: Option<&Scan>) -> Result<usize> {
 /// Moves a share of each scan's patterns from training to validation.
 fn hold_out(members: &mut [Member], share: f64, seed: u64) {
     for (i, member) in members.iter_mut().enumerate() {
-        let count = (share * member.positions.len() as f64) as usize;
-        let order = Stream::new(seed, Purpose::Split, i as u32).permutation(member.positions.len());
+        let all = std::mem::take(&mut member.kept[Part::Training as usize]);
+        let count = (share * all.len() as f64) as usize;
+        let order = Stream::new(seed, Purpose::Split, i as u32).permutation(all.len());
         if share > 0.0 && count == 0 {
             log::warn!(
                 "{}: --validation-split {share} of {} patterns is none: nothing is validated on",
                 member.source.path.display(),
-                member.positions.len()
+                all.len()
             );
         }
         let (held, kept) = order.split_at(count);
-        member.kept = [kept.to_vec(), held.to_vec()];
-        member.kept.iter_mut().for_each(|part| part.sort_unstable());
+        member.kept = [kept, held].map(|part| {
+            let mut part: Vec<usize> = part.iter().map(|&i| all[i]).collect();
+            part.sort_unstable();
+            part
+        });
     }
 }
 
@@ -242,18 +246,16 @@ fn averages(train: &[Scan]) -> Result<(f64, [f64; 2])> {
     let mut energy = (0.0, 0usize);
     let (mut counts, mut roots, mut pixels) = (0.0, 0.0, 0.0);
     for scan in train {
-        energy = (energy.0 + scan.mean_energy() * scan.len() as f64, energy.1 + scan.len());
-        scan.amplitude.walk(|patterns| {
-            for pattern in patterns.outer_iter() {
-                for (at, &a) in pattern.indexed_iter() {
-                    let weight = scan.mask.as_ref().map_or(1.0, |m| f64::from(m[at]));
-                    let root = scan.dose.kappa * f64::from(a);
-                    counts += weight * root * root;
-                    roots += weight * root;
-                    pixels += weight;
-                }
+        let used = scan.used().len();
+        energy = (energy.0 + scan.mean_energy() * used as f64, energy.1 + used);
+        scan.walk_used(|pattern| {
+            for (at, &a) in pattern.indexed_iter() {
+                let weight = scan.mask.as_ref().map_or(1.0, |m| f64::from(m[at]));
+                let root = scan.dose.kappa * f64::from(a);
+                counts += weight * root * root;
+                roots += weight * root;
+                pixels += weight;
             }
-            Ok(())
         })?;
     }
     Ok((energy.0 / energy.1 as f64, [counts / pixels, roots / pixels]))

@@ -11,6 +11,7 @@ use ndarray::{Array2, Array3};
 use num_complex::{Complex32, Complex64};
 use rayon::prelude::*;
 
+use crate::data::Rejected;
 use crate::data::scan::{Position, Scan, Source};
 use crate::random::{Purpose, Stream};
 use crate::simulate::objects::{self, ObjectKind, ObjectSpec};
@@ -110,6 +111,7 @@ impl Synthetic {
             object: None,
             labels: Some(labels),
             instrument: like.instrument,
+            rejected: Rejected::default(),
             source: Source {
                 path: like.source.path.clone(),
                 // Not that of the scan, which may be what is validated on.

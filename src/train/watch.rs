@@ -39,7 +39,7 @@ impl Watched {
         };
         let (x, y) = (mean(|p| p.x), mean(|p| p.y));
         let distance = |&i: &usize| (scan.positions[i].x - x).hypot(scan.positions[i].y - y);
-        let mut indices: Vec<usize> = (0..scan.len()).collect();
+        let mut indices = scan.used();
         indices.sort_by(|a, b| distance(a).total_cmp(&distance(b)));
         indices.truncate(MOST_PATTERNS);
         indices.sort_unstable();

@@ -11,6 +11,7 @@ use super::plot::{Line, Plot};
 use super::read::{Frame, ResultFile};
 use super::viewer::{Arrays, Layer, Place, Viewer, bin};
 use super::{Sections, escape};
+use crate::data::BadFrame;
 use crate::data::scan::Position;
 use crate::reconstruct::maps;
 use crate::report::complex::ComplexPicture;
@@ -43,7 +44,7 @@ pub(super) fn sections(sections: &mut Sections, record: &Value, result: &ResultF
     }
     if !result.frame_residual.is_empty() {
         let html = residual(result, &mut sections.arrays);
-        sections.add("residual", "Residual over the scan", &html);
+        sections.add("residual", "Residual over the scan", &(html + &bad_frames(record)));
     }
     if let Some(consistency) = &result.consistency {
         let html = consistency_of(result, consistency, &mut sections.arrays);
@@ -193,6 +194,30 @@ fn residual(result: &ResultFile, arrays: &mut Arrays) -> String {
     }
     html += &histogram(&result.frame_residual);
     html + "</div>"
+}
+
+/// A table of the frames that are left out, and of those that are bad but used; nothing without any.
+fn bad_frames(record: &Value) -> String {
+    let read = |value: &Value| serde_json::from_value(value.clone()).unwrap_or_default();
+    let used: Vec<BadFrame> = read(&record["results"]["bad_frames"]);
+    let left_out: Vec<BadFrame> = read(&record["inputs"][0]["rejected_frames"]);
+    let mut all: Vec<(BadFrame, &str)> = used.into_iter().map(|bad| (bad, "yes")).collect();
+    all.extend(left_out.into_iter().map(|bad| (bad, "no")));
+    if all.is_empty() {
+        return String::new();
+    }
+    all.sort_by_key(|(bad, _)| bad.frame);
+    let row = |(bad, used): &(BadFrame, &str)| {
+        let residual = bad.residual.map(ticks::short).unwrap_or_default();
+        let (frame, fault) = (bad.frame, escape(&bad.fault.to_string()));
+        format!("<tr><td>{frame}</td><td>{fault}</td><td>{residual}</td><td>{used}</td></tr>\n")
+    };
+    format!(
+        "<table>\n<caption>Bad frames</caption>\n<thead><tr><th scope=\"col\">frame</th>\
+         <th scope=\"col\">fault</th><th scope=\"col\">residual</th><th scope=\"col\">used</th></tr>\
+         </thead>\n<tbody>\n{}</tbody>\n</table>",
+        all.iter().map(row).collect::<String>()
+    )
 }
 
 /// How many patterns have which residual.
