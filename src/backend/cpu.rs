@@ -10,7 +10,7 @@ use rustfft::{Fft, FftDirection, FftNum, FftPlanner};
 use super::Backend;
 use crate::graph::{Stage, Value};
 use crate::ops::conv2d::{Kernels, kernels_f32, kernels_portable};
-use crate::ops::gaussian;
+use crate::ops::{Op, gaussian};
 use crate::plan::Plan;
 use crate::{Error, Result};
 
@@ -24,6 +24,9 @@ pub trait Real: FftNum + num_traits::Float + std::iter::Sum + std::ops::AddAssig
     fn gaussian(self) -> [Self; 2];
     /// The inner loops of the convolution on this machine.
     fn convolution() -> &'static Kernels<Self>;
+    /// Runs an op. A function of this crate for each type: the code of all ops would otherwise be compiled once
+    /// more in every crate that has a [`Cpu`].
+    fn run(op: &Op, mem: &mut Mem<Self>);
     /// Calls `f` with `len` elements of this thread's own scratch memory, which begin on a cache line
     /// and hold anything.
     fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [Self]) -> R) -> R;
@@ -55,6 +58,10 @@ impl Real for f32 {
     fn gaussian(self) -> [f32; 2] {
         gaussian::single(self)
     }
+    #[inline(never)]
+    fn run(op: &Op, mem: &mut Mem<f32>) {
+        op.cpu(mem);
+    }
     fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
         SCRATCH_F32.with_borrow_mut(|scratch| f(aligned(scratch, len)))
     }
@@ -73,6 +80,10 @@ impl Real for f64 {
     }
     fn gaussian(self) -> [f64; 2] {
         gaussian::double(self)
+    }
+    #[inline(never)]
+    fn run(op: &Op, mem: &mut Mem<f64>) {
+        op.cpu(mem);
     }
     fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f64]) -> R) -> R {
         SCRATCH_F64.with_borrow_mut(|scratch| f(aligned(scratch, len)))
@@ -188,7 +199,7 @@ impl<T: Real> Backend for Cpu<T> {
         let plan = self.plan.clone();
         // Nothing is prepared here: only a GPU has other forms of its parameters.
         for step in plan.stages(&stages) {
-            step.op.cpu(&mut self.mem);
+            T::run(&step.op, &mut self.mem);
         }
         Ok(())
     }

@@ -1,54 +1,27 @@
 //! One case for every op, at any size: what the self-test checks and the benchmarks time.
 
+mod physics;
 mod spectral;
+mod update;
 
-use crate::config::ClipAlgorithm;
-use crate::graph::{Graph, Group, Precision, Role, Stage, Value};
+use crate::graph::{Graph, Precision, Role, Value};
 use crate::ops::activate::{Activation, activate};
-use crate::ops::adam::{Constants, adam};
-use crate::ops::clip::{Bound, clip};
-use crate::ops::diffraction::{Source, diffraction};
+use crate::ops::batch_norm::batch_norm;
+use crate::ops::channel_gate::channel_gate;
+use crate::ops::channel_pool::channel_pool;
+use crate::ops::conv2d::{conv2d, conv2d_valid};
+use crate::ops::cut::cut;
+use crate::ops::extract::extract;
+use crate::ops::head_sum::head_sum;
+use crate::ops::max_pool::max_pool;
 use crate::ops::merge::{MergeRule, merge};
-use crate::ops::misfit::{Distance, Measured, Normalise, Upstream};
-use crate::ops::modulate::{grids, modulate, modulate_backward};
-use crate::ops::{
-    absolute_error::absolute_error,
-    absolute_error::absolute_phase_error,
-    accumulate::accumulate,
-    amplitude::amplitude,
-    background::background,
-    batch_norm::batch_norm,
-    channel_gate::channel_gate,
-    channel_pool::channel_pool,
-    complex_variation::complex_variation,
-    conv2d::{conv2d, conv2d_valid},
-    cut::cut,
-    extract::extract,
-    fft2::fft2,
-    gather::gather,
-    global_norm::global_norm,
-    head_sum::head_sum,
-    illuminate::illuminate,
-    intensity::intensity,
-    limit_modulus::limit_modulus,
-    mae::mae,
-    max_pool::max_pool,
-    mean_deviation::mean_deviation,
-    multiply_add::multiply_add,
-    poisson::poisson,
-    polar::polar,
-    record::record,
-    scale::scale,
-    sgd::sgd,
-    spatial_gate::spatial_gate,
-    spatial_pool::spatial_pool,
-    split::split,
-    stitch::stitch,
-    total_variation::total_variation,
-    upsample::upsample,
-    weighted_sum::Term,
-    weighted_sum::weighted_sum,
-};
+use crate::ops::misfit::{Measured, Upstream};
+use crate::ops::polar::polar;
+use crate::ops::spatial_gate::spatial_gate;
+use crate::ops::spatial_pool::spatial_pool;
+use crate::ops::split::split;
+use crate::ops::stitch::stitch;
+use crate::ops::upsample::upsample;
 use crate::plan::{LASTING, Plan};
 use crate::random::{Purpose, Stream};
 
@@ -229,7 +202,7 @@ fn upstream(g: &mut Graph, s: &Size) -> Upstream {
 pub fn all() -> Vec<Case> {
     let networks = [convolutions(), tensor_cores(), network(), attention()];
     let spectral = [spectral::convolutions(), spectral::layers(), spectral::transforms()];
-    let others = [physics(), losses(), groups(), update()];
+    let others = [physics::patterns(), physics::losses(), groups(), update::all()];
     networks.into_iter().chain(spectral).chain(others).flatten().collect()
 }
 
@@ -426,159 +399,6 @@ fn attention() -> Vec<Case> {
     ])
 }
 
-/// Transforms of `frames` frames of side `n`.
-fn transforms(g: &mut Graph, frames: usize, n: usize) -> Option<Value> {
-    let x = g.param("x", &[frames, n, n, 2]);
-    Some(fft2(g, x))
-}
-
-/// Photons of a background: without it the darkest pixels of noise would decide alone.
-const BACKGROUND: f64 = 0.05;
-
-/// Patches of side `n` in groups of `group`, `modes` modes of two scans, and what is seen of them.
-fn diffracted(
-    g: &mut Graph,
-    s: &Size,
-    [n, group, modes]: [usize; 3],
-    distance: Distance,
-    cut: bool,
-) -> Option<Value> {
-    let size = Size { side: n, group, ..*s };
-    let source = if cut {
-        let side = size.canvas();
-        let canvas = g.param("canvas of all", &[s.batch, side, side, 2]);
-        Source::Canvas(canvas, g.input("offsets", &[s.batch, group, 2]))
-    } else {
-        Source::Patches(complex(g, &size, "object"))
-    };
-    let shape = [2, modes, n, n, 2];
-    // Beside a canvas, nobody asks for the gradient of the probe.
-    let probe = if cut { g.input("probe", &shape) } else { g.param("probe", &shape) };
-    let (seen, up) = (measured(g, &size), upstream(g, s));
-    let mean = Normalise::ValidPixels;
-    let [intensity, loss] = diffraction(g, source, probe, seen, up, distance, mean);
-    g.keep(intensity);
-    Some(loss)
-}
-
-fn physics() -> Vec<Case> {
-    named([
-        ("diffraction", |g, s| diffracted(g, s, [64, 1, 1], Distance::Poisson(BACKGROUND), false)),
-        ("diffraction 128", |g, s| diffracted(g, s, [128, 1, 2], Distance::Mae, false)),
-        ("diffraction of a group", |g, s| {
-            diffracted(g, s, [64, s.group, 1], Distance::Poisson(BACKGROUND), true)
-        }),
-        ("diffraction of modes", |g, s| {
-            diffracted(g, s, [64, s.group, 3], Distance::Amplitude, false)
-        }),
-        ("fft2 64", |g, s| transforms(g, s.batch * s.group, 64)),
-        ("fft2 128", |g, s| transforms(g, s.batch, 128)),
-        ("fft2 256", |g, s| transforms(g, s.batch.min(4), 256)),
-        ("fft2 of any side", |g, s| transforms(g, s.batch, 18)),
-        ("background", |g, s| {
-            let (x, root) = (real(g, s, "intensity"), g.param("root", &[1]));
-            Some(background(g, x, root))
-        }),
-        ("background of each pixel", |g, s| {
-            let (x, root) = (real(g, s, "intensity"), g.param("root", &[s.side, s.side]));
-            Some(background(g, x, root))
-        }),
-        ("gather", |g, s| {
-            let frames = g.input("frames", &[s.frames, s.side, s.side]);
-            let index = g.input("index", &[s.batch, s.group]);
-            let y = gather(g, frames, index);
-            g.keep(y);
-            None
-        }),
-        ("gather trained", |g, s| {
-            let table = g.param("table", &[s.frames, 2]);
-            let index = g.input("index", &[s.batch, s.group]);
-            Some(gather(g, table, index))
-        }),
-        ("illuminate", |g, s| {
-            let object = complex(g, s, "object");
-            let probe = g.param("probe", &[2, 2, s.side, s.side, 2]);
-            let scan = g.input("scan", &[s.batch]);
-            Some(illuminate(g, object, probe, scan))
-        }),
-        ("intensity", |g, s| {
-            let field = g.param("field", &[s.batch, s.group, 2, s.side, s.side, 2]);
-            Some(intensity(g, field))
-        }),
-        (ROOF, |g, s| {
-            let x = g.input("x", &[s.batch * s.channels * s.side * s.side]);
-            let y = multiply_add(g, x, s.rounds);
-            g.keep(y);
-            None
-        }),
-        ("polar", |g, s| {
-            let (amplitude, phase) = (real(g, s, "amplitude"), real(g, s, "phase"));
-            Some(polar(g, amplitude, phase))
-        }),
-        ("scale", |g, s| {
-            let (x, gain) = (real(g, s, "x"), g.input("gain", &[s.batch]));
-            Some(scale(g, x, gain))
-        }),
-        ("scale trained", |g, s| {
-            let (x, gain) = (real(g, s, "x"), g.param("gain", &[s.batch]));
-            Some(scale(g, x, gain))
-        }),
-    ])
-}
-
-fn losses() -> Vec<Case> {
-    named([
-        ("absolute_error", |g, s| {
-            let x = real(g, s, "x");
-            let target = g.input("target", &[s.batch, s.group, s.side, s.side]);
-            let weight = g.input("weight", &[s.side, s.side]);
-            Some(absolute_error(g, x, target, weight))
-        }),
-        ("absolute_phase_error", |g, s| {
-            let x = real(g, s, "x");
-            let target = g.input("target", &[s.batch, s.group, s.side, s.side]);
-            let weight = g.input("weight", &[s.side, s.side]);
-            Some(absolute_phase_error(g, x, target, weight))
-        }),
-        ("amplitude", |g, s| {
-            let (x, seen, up) = (real(g, s, "intensity"), measured(g, s), upstream(g, s));
-            Some(amplitude(g, x, seen, up, Normalise::ValidPixels))
-        }),
-        ("complex_variation", |g, s| {
-            let z = complex(g, s, "z");
-            Some(complex_variation(g, z))
-        }),
-        ("mae", |g, s| {
-            let (x, seen, up) = (real(g, s, "intensity"), measured(g, s), upstream(g, s));
-            Some(mae(g, x, seen, up, Normalise::ValidPixels))
-        }),
-        ("mean_deviation", |g, s| {
-            let x = real(g, s, "x");
-            Some(mean_deviation(g, x))
-        }),
-        ("poisson", |g, s| {
-            let (x, seen, up) = (real(g, s, "intensity"), measured(g, s), upstream(g, s));
-            Some(poisson(g, x, seen, up, 1e-6, Normalise::ValidPixels))
-        }),
-        ("total_variation", |g, s| {
-            let x = real(g, s, "x");
-            Some(total_variation(g, x))
-        }),
-        ("record", |g, _| {
-            let (x, slot) = (g.input("x", &[1]), g.input("slot", &[1]));
-            record(g, "ring", x, slot, 5);
-            None
-        }),
-        ("weighted_sum", |g, s| {
-            let [data, smooth] = ["data", "smooth"].map(|name| g.param(name, &[s.batch]));
-            let weights = ["weight", "other weight"].map(|name| g.input(name, &[s.batch]));
-            let term = |value, weight, coefficient| Term { value, weight, coefficient };
-            let terms = vec![term(data, weights[0], 1.0), term(smooth, weights[1], 0.25)];
-            Some(weighted_sum(g, terms))
-        }),
-    ])
-}
-
 fn stitched(g: &mut Graph, s: &Size, transpose: bool) -> Option<Value> {
     let patches = g.input("patches", &[s.batch * s.group, s.side, s.side, 2]);
     let places = g.input("places", &[s.batch * s.group, 4]);
@@ -608,93 +428,5 @@ fn groups() -> Vec<Case> {
             let weight = g.input("weight", &[s.side, s.side]);
             Some(merge(g, patches, offsets, weight, s.canvas(), MergeRule::default()))
         }),
-    ])
-}
-
-/// Two parameters with gradients and moments, as regions.
-fn regions(g: &mut Graph, s: &Size) -> [Value; 4] {
-    for param in [g.param("weights", &[s.weights]), g.param("biases", &[s.channels])] {
-        g.mirror(param, Role::ParamGrad, "d ");
-        g.mirror(param, Role::Moment1, "moment1 ");
-        let second = g.mirror(param, Role::Moment2, "");
-        g.slots[second.0].name = "of second".into();
-    }
-    [Role::Param, Role::ParamGrad, Role::Moment1, Role::Moment2]
-        .map(|role| g.region(role, Group::Network))
-}
-
-/// The norm of all gradients, and a bound of 0.5 by it, by value, or none.
-fn bound(g: &mut Graph, gradient: Value, kind: Option<ClipAlgorithm>) -> (Option<Value>, Bound) {
-    match kind {
-        Some(ClipAlgorithm::Norm) => (Some(global_norm(g, &[gradient], None)), Bound::Norm(0.5)),
-        Some(_) => (None, Bound::Value(0.5)),
-        None => (None, Bound::None),
-    }
-}
-
-fn adam_with(
-    g: &mut Graph,
-    s: &Size,
-    [weight_decay, decoupled]: [f64; 2],
-    clipped: Option<ClipAlgorithm>,
-) -> Option<Value> {
-    let (regions, control) = (regions(g, s), g.input("control", &[3]));
-    let (norm, bound) = bound(g, regions[1], clipped);
-    let (beta1, beta2, epsilon, decoupled) = (0.9, 0.999, 1e-8, decoupled > 0.0);
-    let constants = Constants { beta1, beta2, epsilon, weight_decay, decoupled };
-    adam(g, regions, control, norm, bound, constants);
-    None
-}
-
-fn sgd_with(g: &mut Graph, s: &Size, clipped: Option<ClipAlgorithm>) -> Option<Value> {
-    let ([param, gradient, moment, _], control) = (regions(g, s), g.input("control", &[3]));
-    let (norm, bound) = bound(g, gradient, clipped);
-    sgd(g, [param, gradient, moment], control, norm, bound, [0.9, 0.01]);
-    None
-}
-
-fn update() -> Vec<Case> {
-    named([
-        ("accumulate", |g, s| {
-            let [_, gradient, sum, _] = regions(g, s);
-            let keep = g.input("keep", &[1]);
-            accumulate(g, gradient, sum, keep);
-            None
-        }),
-        ("adam", |g, s| adam_with(g, s, [0.0, 0.0], None)),
-        ("adam with decay", |g, s| adam_with(g, s, [0.01, 0.0], None)),
-        ("adam clipped by norm", |g, s| adam_with(g, s, [0.0, 0.0], Some(ClipAlgorithm::Norm))),
-        ("adamw", |g, s| adam_with(g, s, [0.01, 1.0], None)),
-        ("clip adaptively", |g, s| {
-            regions(g, s);
-            let (params, gradients) = (g.of_role(Role::Param), g.of_role(Role::ParamGrad));
-            clip(g, &params, &gradients, 0.01);
-            None
-        }),
-        ("global_norm", |g, s| {
-            let [_, gradient, ..] = regions(g, s);
-            let loss = g.input("loss", &[1]);
-            global_norm(g, &[gradient], Some(loss));
-            None
-        }),
-        ("limit_modulus", |g, s| {
-            let (z, limit) = (g.param("z", &[s.weights, 2]), g.input("control", &[1]));
-            limit_modulus(g, z, limit);
-            None
-        }),
-        ("modulate", |g, s| {
-            // No whole number of nodes.
-            let (height, width, spacing) = (4 * s.side + 3, 4 * s.side, (s.side / 8).max(3));
-            let canvas = g.param("z", &[height, width, 2]);
-            let gradient = g.grad_buffer(canvas);
-            g.set_grad(canvas, gradient);
-            let grids = grids(height, width, spacing).map(|shape| g.param("grid", &shape));
-            modulate(g, canvas, grids, spacing);
-            g.enter(Stage::Backward);
-            modulate_backward(g, canvas, grids, spacing);
-            None
-        }),
-        ("sgd", |g, s| sgd_with(g, s, None)),
-        ("sgd clipped by value", |g, s| sgd_with(g, s, Some(ClipAlgorithm::Value))),
     ])
 }

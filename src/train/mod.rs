@@ -13,8 +13,10 @@ pub mod pool;
 pub mod precision;
 mod resume;
 mod row;
+mod saving;
 pub mod schedule;
 pub mod state;
+mod steps;
 pub mod synthetic;
 pub mod teacher;
 mod watch;
@@ -24,23 +26,23 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::Result;
 use crate::backend::{Backend, Chosen};
-use crate::checkpoint::{Checkpoint, Tensor, Which};
+use crate::checkpoint::Checkpoint;
 use crate::config::{Resolved, TrainConfig};
 use crate::data::scan::Scan;
-use crate::graph::{Group, Stage};
+use crate::graph::Stage;
 use crate::metrics::{Evidence, Verdict};
-use crate::models::plans::{self, Training};
+use crate::models::plans::Training;
 use crate::report::history::History;
 use crate::report::loggers::Loggers;
 use crate::report::{self, Progress as Bar};
-use crate::{Error, Result};
 use batch::{Batch, Share, Streamed};
 use collapse::Structure;
-use pause::{Found, Interrupts, Within};
+use pause::Interrupts;
 use pool::{Epoch, Member, Part, Pool};
 use row::{COLUMNS, Row};
-use state::{Learned, LearnedScan, Progress};
+use state::Progress;
 use synthetic::Supply;
 pub use watch::Watched;
 
@@ -189,60 +191,6 @@ impl Trainer {
         self.resumed_from.as_deref()
     }
 
-    /// Takes over weights, moments and progress where `--resume` asks for it.
-    fn resume(&mut self) -> Result<()> {
-        let Some(Found { path, checkpoint, damaged }) = pause::to_resume(&self.config.run)? else {
-            if self.config.run.resume.is_some() {
-                log::info!("nothing to resume in {}: starting anew", self.folder.display());
-            }
-            return Ok(());
-        };
-        damaged.iter().for_each(|error| log::warn!("{error}; going on from an older one"));
-        let learned: Learned = state::part(&checkpoint, "learned", &path)?;
-        self.same_network(&learned, &path)?;
-        resume::check_scans(&self.learned().scans, &learned.scans, &path)?;
-        resume::check_options(&self.record, &checkpoint.metadata["configuration"], &path)?;
-        state::restore(self.backend.as_mut(), &checkpoint, &path)?;
-        self.progress = state::part(&checkpoint, "progress", &path)?;
-        let (epoch, within) = (self.progress.epoch, &self.progress.within);
-        match within {
-            Some(w) => log::info!(
-                "resuming {} in epoch {}, after {} of its batches",
-                path.display(),
-                epoch + 1,
-                w.batches
-            ),
-            None => log::info!("resuming {} after epoch {epoch}", path.display()),
-        }
-        if path == self.folder.join(Which::Last.file_name()) {
-            self.last_is_whole();
-        }
-        self.check_place()?;
-        self.resumed_from = Some(path);
-        Ok(())
-    }
-
-    /// Takes over the weights alone where `--init-from` asks for it.
-    fn init(&mut self) -> Result<()> {
-        let Some(path) = &self.config.run.init_from else { return Ok(()) };
-        let path = crate::checkpoint::find(path, crate::checkpoint::Which::Best)?;
-        let checkpoint = Checkpoint::load(&path)?;
-        let learned: Learned = state::part(&checkpoint, "learned", &path)?;
-        self.same_network(&learned, &path)?;
-        state::start(self.backend.as_mut(), &checkpoint, &path)?;
-        log::info!("starting with the weights of {}", path.display());
-        Ok(())
-    }
-
-    /// An error if a checkpoint is of another network.
-    fn same_network(&self, learned: &Learned, path: &Path) -> Result<()> {
-        let differences = self.config.model.differences(&learned.model);
-        if differences.is_empty() {
-            return Ok(());
-        }
-        Err(Error::input(path, format!("is of another network: {}", differences.join("; "))))
-    }
-
     /// Takes the patterns of an epoch to the device, where every epoch has its own.
     fn replenish(&mut self, epoch: usize) -> Result<()> {
         let Some(supplied) = self.supply.as_mut().filter(|s| s.epoch != epoch) else {
@@ -384,107 +332,6 @@ impl Trainer {
         Ok((row, better))
     }
 
-    /// All steps of an epoch after those that are done already.
-    fn learn(
-        &mut self,
-        groups: &Epoch,
-        rate: f64,
-        mut done: Within,
-        bar: &mut Bar,
-    ) -> Result<Within> {
-        let size = self.config.run.batch_size;
-        let every = self.config.optimiser.accumulate_grad_batches;
-        self.backend.write(self.step.inputs.training, &[1.0])?;
-        let (epoch, epochs) = (self.progress.epoch, self.config.run.max_epochs);
-        let labels = schedule::label_share(&self.config.loss, epoch, epochs);
-        (done.groups, done.size) = (groups.len(), size);
-        let batches = groups.len().div_ceil(size);
-        let patience = self.backend.patience().min(plans::RING);
-        let mut unseen = Vec::with_capacity(patience);
-        for at in done.batches..batches {
-            // The batches of one step share its weight, also when the last step has fewer groups.
-            let window = at / every * every * size;
-            let in_step = (groups.len() - window).min(every * size);
-            let batch = Batch::new(groups, at * size, size, self.config.model.channels());
-            self.write(&batch, Share { groups: in_step, labels })?;
-            self.backend.write(self.step.slot, &[unseen.len() as f32])?;
-            if let Some(keep) = self.step.controls.keep {
-                self.backend.write(keep, &[if at % every == 0 { 0.0 } else { 1.0 }])?;
-            }
-            let updated = at % every == every - 1 || at == batches - 1;
-            let last = if updated { Stage::Update } else { Stage::Backward };
-            if updated {
-                self.write_rates(rate)?;
-            }
-            self.backend.run_stages(Stage::Forward..=last)?;
-            unseen.push(Unseen { batch, in_step, updated });
-            // A gradient that is being summed up is in no checkpoint. After the last batch there is its
-            // structure to be noted first.
-            let due = (updated && at < batches - 1).then(|| self.interrupts.due()).flatten();
-            if unseen.len() == patience || at == batches - 1 || due.is_some() {
-                self.look(&unseen, &mut done, bar)?;
-                unseen.clear();
-                done.batches = at + 1;
-                let seen = (done.batches * size).min(groups.len());
-                let learned = seen.saturating_sub(done.skipped).max(1) as f64;
-                self.show_step(&done, updated, batches, done.total / learned)?;
-            }
-            if let Some(due) = due {
-                self.progress.within = Some(done.clone());
-                self.pause(due)?;
-            }
-        }
-        Ok(done)
-    }
-
-    /// Looks at the losses of the last batches, and at the norms of the gradients.
-    fn look(&mut self, unseen: &[Unseen], done: &mut Within, bar: &mut Bar) -> Result<()> {
-        let losses = self.backend.read(self.step.losses)?;
-        let norms = self.backend.read(self.step.norms)?;
-        for (Unseen { batch, in_step, updated }, (loss, n)) in
-            unseen.iter().zip(losses.into_iter().zip(norms))
-        {
-            let loss = f64::from(loss) * *in_step as f64;
-            let norm = if *updated { f64::from(n) } else { done.norm };
-            if let Some(what) = nonfinite::found(loss, norm) {
-                self.leave_out(&what, batch, *in_step, done)?;
-                bar.step(batch.patterns(), None);
-                continue;
-            }
-            (done.norm, done.in_a_row) = (norm, 0);
-            // One after the other, so that the sum does not depend on how often it is looked at.
-            done.total += loss;
-            bar.step(batch.patterns(), Some(loss / batch.len() as f64));
-        }
-        Ok(())
-    }
-
-    /// Fills the input buffers with `batch`.
-    fn write(&mut self, batch: &Batch, share: Share) -> Result<()> {
-        let (inputs, pool) = (&self.step.inputs, &self.pool);
-        batch.write(self.backend.as_mut(), inputs, pool, share, self.streamed.as_mut())
-    }
-
-    /// Counts one more step of the optimiser, and writes its rates.
-    fn write_rates(&mut self, rate: f64) -> Result<()> {
-        self.progress.step += 1;
-        let t = i32::try_from(self.progress.step).unwrap_or(i32::MAX);
-        let config = &self.config.optimiser;
-        let biases = [config.adam_beta1, config.adam_beta2].map(|beta| (1.0 - beta.powi(t)) as f32);
-        for &(group, control) in &self.step.controls.rates {
-            let rate = match group {
-                Group::Network => rate,
-                Group::Probe => {
-                    let share = rate / config.learning_rate;
-                    share * config.probe_learning_rate * self.pool.probe_rms()
-                }
-                other => unreachable!("no network has parameters of {other:?}"),
-            };
-            self.backend.write(control, &[rate as f32, biases[0], biases[1]])?;
-        }
-        Ok(())
-    }
-
     /// Mean loss over the validation groups, if there are any.
     fn validate(&mut self) -> Result<Option<f64>> {
         let groups = self.epoch_groups(Part::Validation, 0)?;
@@ -541,53 +388,6 @@ impl Trainer {
         Ok(Some(sums))
     }
 
-    fn save(&mut self, better: bool) -> Result<()> {
-        let checkpoint = self.checkpoint()?;
-        std::fs::create_dir_all(&self.folder).map_err(Error::io("create", &self.folder))?;
-        // The last one last: if the program is killed in between, the epoch is done again.
-        if better {
-            checkpoint.save(self.folder.join("best.safetensors"))?;
-        }
-        self.save_last(&checkpoint)
-    }
-
-    /// Everything as it is now.
-    fn checkpoint(&mut self) -> Result<Checkpoint> {
-        let mut tensors = state::tensors(self.backend.as_mut())?;
-        if self.made_probe {
-            let shape = self.step.plan.slots[self.step.inputs.probe.0].shape.clone();
-            let probe = || Tensor { shape, data: self.pool.probes() };
-            tensors.entry("probe".into()).or_insert_with(probe);
-        }
-        let (learned, seed) = (self.learned(), self.config.run.seed);
-        let metadata = state::metadata(&learned, &self.progress, &self.record, seed);
-        Ok(Checkpoint { tensors, metadata })
-    }
-
-    fn learned(&self) -> Learned {
-        let scans = self.pool.members.iter().map(|m| LearnedScan {
-            path: m.source.path.to_string_lossy().into_owned(),
-            sha256: m.source.sha256.clone(),
-            kappa: m.kappa,
-            gauge: m.gauge,
-            trained: !m.kept[Part::Training as usize].is_empty(),
-        });
-        let mut scans: Vec<LearnedScan> = scans.collect();
-        if self.supply.is_some() {
-            // All objects have the probe and the name of one scan.
-            scans.dedup_by(|a, b| a.sha256 == b.sha256);
-        }
-        Learned {
-            model: self.config.model.clone(),
-            input_scale: self.pool.input_scale,
-            object_factor: 1.0,
-            neighbor_count: self.config.data.neighbor_count,
-            probe_trained: self.made_probe
-                || self.step.controls.rates.iter().any(|(g, _)| *g == Group::Probe),
-            scans,
-        }
-    }
-
     /// Whether the loss of one epoch can be held against that of another: not where the loss itself changes.
     fn comparable(&self) -> bool {
         let validated = |member: &Member| !member.kept[Part::Validation as usize].is_empty();
@@ -624,13 +424,4 @@ impl Trainer {
             patterns_per_second: rate,
         })
     }
-}
-
-/// A batch whose loss has not been looked at.
-struct Unseen<'a> {
-    batch: Batch<'a>,
-    /// Groups of the step that it belongs to.
-    in_step: usize,
-    /// The step was done after it.
-    updated: bool,
 }
