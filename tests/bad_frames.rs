@@ -147,14 +147,31 @@ fn inspect_lists_them_with_a_remedy() {
     sound.stdout(contains("frames:").not());
 }
 
+/// What is listed of a scan without some of its frames.
+fn found_without(frames: &str) -> Value {
+    let list = format!("--reject-frames={frames}");
+    record(&reconstructed(&small().spoiled, frames, &[&list]))["results"]["bad_frames"].clone()
+}
+
 #[test]
 fn the_others_are_found_by_the_object_that_all_make() {
+    let found = found_without("7,19,33,48");
+    assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
+    let shifted = serde_json::json!({ "frame": 61, "fault": "shifted", "rows": 3, "columns": -2 });
+    assert!(shifted.as_object().unwrap().iter().all(|(k, v)| found[0][k] == *v), "{found}");
+    // Once that does not hide it any more; it was taken where it was before it was spoiled.
+    let found = found_without("7,19,33,48,61");
+    assert_eq!(found.as_array().map(Vec::len), Some(1), "{found}");
+    let misplaced = serde_json::json!({ "frame": 74, "fault": "misplaced", "x": -4.0, "y": 6.0 });
+    assert!(misplaced.as_object().unwrap().iter().all(|(k, v)| found[0][k] == *v), "{found}");
+}
+
+#[test]
+fn a_frame_beside_a_bad_one_is_not_blamed_for_it() {
     let folder = reconstructed(&small().spoiled, "all", &[]);
-    assert_eq!(listed(&folder), expected("yes"));
-    let bad = record(&folder)["results"]["bad_frames"].clone();
-    assert_eq!((&bad[4]["rows"], &bad[4]["columns"]), (&3.into(), &(-2).into()), "{bad}");
-    // It was taken where it was before it was spoiled.
-    assert_eq!((&bad[5]["x"], &bad[5]["y"]), (&(-4.0).into(), &6.0.into()), "{bad}");
+    let bad = listed(&folder);
+    assert!(bad.len() >= 4, "{bad:?}");
+    assert!(bad.iter().all(|(frame, ..)| SPOILED.iter().any(|(s, _)| s == frame)), "{bad:?}");
 }
 
 #[test]
@@ -198,7 +215,11 @@ fn refining_and_evaluating_leave_out_what_they_are_told_to() {
         .args(["--epochs=2", "--reject-frames=auto", "--no-report"])
         .assert()
         .success();
-    assert_eq!(listed(&refined), expected("no"));
+    let left_out = listed(&refined).into_iter().filter(|(_, _, used)| used == "no");
+    let left_out: Vec<usize> = left_out.map(|(frame, ..)| frame).collect();
+    assert!(
+        left_out.len() >= 4 && SPOILED.iter().take(4).all(|(frame, _)| left_out.contains(frame))
+    );
     let residual = |reject: &[&str]| {
         let mut command = program(&["evaluate", text(&all), text(&small().spoiled), "--json"]);
         let output = command.args(reject).output().unwrap();

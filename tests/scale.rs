@@ -476,6 +476,11 @@ fn a_plan_says_where_the_patterns_would_be() {
     };
     let (code, text) = plan("--memory-limit=64MB", &[]);
     assert!(code == Some(0) && text.contains("the patterns are on disk"), "{text}");
+    // A training leaves room for a copy as it loads them: what would just fit is read from disk too.
+    let (_, text) = plan("--memory-limit=3GB", &[]);
+    assert!(text.contains("the patterns are on disk"), "{text}");
+    let (_, text) = plan("--memory-limit=5GB", &[]);
+    assert!(text.contains("the patterns are in memory"), "{text}");
     let (_, text) = plan("--memory-limit=64GB", &["--json"]);
     let line: Value = serde_json::from_str(&text).unwrap();
     let machine = &line["machine"];

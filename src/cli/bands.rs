@@ -10,6 +10,7 @@ use super::pictures::{self, Pictures};
 use crate::Result;
 use crate::backend::Chosen;
 use crate::checkpoint::Checkpoint;
+use crate::data::bad_frames::ROUNDS;
 use crate::data::{BadFrame, Scan};
 use crate::infer::{Network, Prepared};
 use crate::large::Large;
@@ -124,7 +125,10 @@ impl Job<'_> {
         let Job { args, network, started, .. } = self;
         let folder = &args.output_dir;
         let mut applied = self.apply(prepared)?;
-        if bad_frames::reject(&args.reading, self.scan, &applied.bad)? {
+        for _ in 0..ROUNDS {
+            if !bad_frames::reject(&args.reading, self.scan, &applied.bad)? {
+                break;
+            }
             applied = self.apply(network.prepare(self.scan, &args.options())?)?;
         }
         let Applied { result, figures, bad, seconds } = applied;

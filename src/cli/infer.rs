@@ -15,6 +15,7 @@ use super::train::Compat;
 use crate::backend::Chosen;
 use crate::checkpoint::{self, Checkpoint};
 use crate::config::{Device, FrameOrder, InputDomain, PatchWeighting, Precision};
+use crate::data::bad_frames::ROUNDS;
 use crate::data::{self, BadFrame, LoadOptions, NpzWriter, Reading, Room, Scan};
 use crate::infer::{Network, Options, Prepared, Reconstruction, Witness};
 use crate::memory::{self, Budget};
@@ -248,7 +249,10 @@ pub fn infer(args: &Args) -> Result<DataSpace> {
         return job.run(prepared, &checkpoint, &device, &path);
     }
     let mut applied = apply(args, &network, &scan, prepared)?;
-    if bad_frames::reject(&args.reading, &mut scan, &applied.bad)? {
+    for _ in 0..ROUNDS {
+        if !bad_frames::reject(&args.reading, &mut scan, &applied.bad)? {
+            break;
+        }
         applied = apply(args, &network, &scan, network.prepare(&scan, &args.options())?)?;
     }
     let Applied { result, patches, figures, bad, seconds } = applied;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::stdout::print;
+use crate::data::geometry;
 use crate::data::{
     LoadOptions, Position, Problem, Scan, Severity, Survey, check_network_side, survey,
 };
-use crate::data::{bad_frames, geometry};
 use crate::orientation::{self, Ranking};
 use crate::report::log::hush;
 use crate::{Error, Result};
@@ -41,13 +41,6 @@ pub fn run(args: Args) -> Result<()> {
         && check_network_side(scan.side()).is_err()
     {
         survey.problems.push(Problem::NetworkSide { side: scan.side() });
-    }
-    if let Some(scan) = &survey.scan {
-        let bad = bad_frames::find(scan)?;
-        if !bad.is_empty() {
-            let (bad, patterns) = (bad, scan.len());
-            survey.problems.push(Problem::BadFrames { bad, patterns });
-        }
     }
     let scan = survey.scan.as_ref().filter(|_| args.orientation);
     if args.json {

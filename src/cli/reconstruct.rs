@@ -13,6 +13,7 @@ use super::pictures::{self, Pictures};
 use super::report as page;
 use crate::backend::Chosen;
 use crate::config::Device;
+use crate::data::bad_frames::ROUNDS;
 use crate::data::npz::NpzWriter;
 use crate::data::{self, BadFrame, LoadOptions, Scan};
 use crate::metrics::Verdict;
@@ -225,11 +226,13 @@ pub fn run(args: Args) -> Result<()> {
     let history = folder.join("history.csv");
     let history = Some(history.as_path());
     let asked = Asked::by_signals()?;
-    if bad_frames::automatic(&args.load.reading) {
+    let rounds = if bad_frames::automatic(&args.load.reading) { ROUNDS } else { 0 };
+    for _ in 0..rounds {
         let found = suspicious(&scan, &start, &options, &device, &asked)?;
-        if bad_frames::reject(&args.load.reading, &mut scan, &found)? {
-            start = self::start(&args, &scan, &options, &device)?;
+        if !bad_frames::reject(&args.load.reading, &mut scan, &found)? {
+            break;
         }
+        start = self::start(&args, &scan, &options, &device)?;
     }
     let watch = Watch { live: live.as_ref(), asked: Some(&asked) };
     let solved = reconstruct_watched(&scan, &start, &options, &device, history, watch)?;

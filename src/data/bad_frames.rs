@@ -31,6 +31,13 @@ const MORE_SATURATED: usize = 10;
 /// Pixels of the object between two frames that cannot have seen the same.
 const ELSEWHERE: f64 = 0.5;
 
+/// Times that a scan is looked at again without the frames that were found: what is near a bad frame shows
+/// once that is gone.
+pub const ROUNDS: usize = 5;
+
+/// Pixels with light that two frames do not share by chance.
+const LIT: usize = 32;
+
 /// Share of all frames above which it is not the frames that are bad.
 const MOST: f64 = 0.2;
 
@@ -264,15 +271,17 @@ struct Traits {
     energy: f64,
     least: f32,
     largest: f32,
-    /// Pixels of the largest value.
+    /// Pixels of the largest value, and above 0.
     tops: usize,
+    lit: usize,
     digest: u64,
 }
 
 impl Traits {
     fn of(frame: ArrayView2<f32>, mask: Option<&Array2<f32>>) -> Traits {
         let mut hasher = DefaultHasher::new();
-        let none = Traits { energy: 0.0, least: f32::MAX, largest: 0.0, tops: 0, digest: 0 };
+        let none =
+            Traits { energy: 0.0, least: f32::MAX, largest: 0.0, tops: 0, lit: 0, digest: 0 };
         let mut traits = none;
         for (at, &a) in frame.indexed_iter() {
             if mask.is_some_and(|mask| mask[at] <= 0.0) {
@@ -280,6 +289,7 @@ impl Traits {
             }
             traits.energy += f64::from(a).powi(2);
             traits.least = traits.least.min(a);
+            traits.lit += usize::from(a > 0.0);
             match a.total_cmp(&traits.largest) {
                 std::cmp::Ordering::Greater => (traits.largest, traits.tops) = (a, 1),
                 std::cmp::Ordering::Equal => traits.tops += 1,
@@ -324,7 +334,7 @@ pub fn find(scan: &Scan) -> Result<Vec<BadFrame>> {
             Fault::Saturated { pixels, brightness }
         } else if brightness > FLOODED {
             Fault::Saturated { pixels: 0, brightness }
-        } else if earlier != frame && repeats(scan, frame, earlier)? {
+        } else if earlier != frame && traits.lit > LIT && repeats(scan, frame, earlier)? {
             Fault::Duplicated { of: earlier }
         } else {
             continue;

@@ -9,7 +9,7 @@ use num_complex::Complex32;
 use serde::Deserialize;
 
 use super::archive::{Archive, Member};
-use super::bad_frames::Rejected;
+use super::bad_frames::{self, RejectFrames, Rejected};
 use super::check::Problem;
 use super::geometry::{self, Overlap};
 use super::instrument::Instrument;
@@ -81,10 +81,28 @@ impl Reader {
             source,
         };
         let mut scan = self.prepared(raw, &options.reading)?;
-        match options.reading.reject_frames.as_ref().map(|reject| scan.reject(reject)) {
-            Some(Err(error)) => self.fail(Problem::Frames { reason: error.to_string() }),
-            _ => Some(scan),
+        match self.bad_frames(&mut scan, options.reading.reject_frames.as_ref()) {
+            Err(error) => self.fail(Problem::Frames { reason: error.to_string() }),
+            Ok(()) => Some(scan),
         }
+    }
+
+    /// Leaves out what is asked for, and looks for bad frames among the others; patterns in a file are not
+    /// read once more for that alone.
+    fn bad_frames(&mut self, scan: &mut Scan, reject: Option<&RejectFrames>) -> Result<()> {
+        if let Some(reject) = reject {
+            scan.reject(reject)?;
+        }
+        if scan.amplitude.is_filed() {
+            return Ok(());
+        }
+        let (bad, patterns) = (bad_frames::find(scan)?, scan.len());
+        // These are among them, if they are used.
+        self.problems.retain(|problem| !matches!(problem, Problem::DarkPatterns { .. }));
+        if !bad.is_empty() {
+            self.problems.push(Problem::BadFrames { bad, patterns });
+        }
+        Ok(())
     }
 
     /// The frames turned and cropped, everything that depends on them with them, and the checks of how

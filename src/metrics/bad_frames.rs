@@ -19,8 +19,11 @@ const UNEXPLAINED: (f64, f64) = (6.0, 4.0);
 /// Spread of the logarithms that any scan has.
 const LEAST_SPREAD: f64 = 0.05;
 
-/// Residual beyond shot noise that is worth a look.
-const NOTABLE: f64 = 0.01;
+/// Residual beyond shot noise that is worth a look: this, and as much as shot noise itself.
+const NOTABLE: f64 = 1e-3;
+
+/// A beam reaches as far as this many times the root mean square distance of its light from its middle.
+const BEAM: f64 = 2.0;
 
 /// Frames that are looked at, the worst first.
 const MOST: usize = 256;
@@ -37,7 +40,8 @@ const REACH: i64 = 8;
 const STEP: i64 = 2;
 
 /// The frames of `scan`, among those that `scene` explains, that give themselves away or that do not
-/// follow from the object, in order. `figures` are those of [`data_space`](super::data_space) of `scene`.
+/// follow from the object, in order. A bad frame spoils the object about it, and frames that overlap a worse one
+/// are not judged: they may be found when that one is left out. `figures` are those of [`data_space`](super::data_space) of `scene`.
 ///
 /// # Errors
 /// The patterns, or a canvas in files, cannot be read.
@@ -56,6 +60,14 @@ pub fn bad_frames(scan: &Scan, scene: &Explained, figures: &DataSpace) -> Result
         .collect();
     let residual = |k: usize| figures.per_frame[k].residual;
     suspects.sort_by(|&a, &b| residual(b).total_cmp(&residual(a)).then(a.cmp(&b)));
+    let evident = bad.iter().map(|bad| scan.positions[bad.frame]);
+    let mut spoiled: Vec<Position> = evident.collect();
+    suspects.retain(|&k| {
+        let (at, reach) = (scan.positions[scene.indices[k]], 2.0 * beam(scene));
+        let near = spoiled.iter().any(|p| (p.x - at.x).hypot(p.y - at.y) < reach);
+        spoiled.push(at);
+        !near
+    });
     suspects.truncate(MOST);
     let comparison = Comparison::new(scene);
     let looked_at = suspects.par_iter().map(|&k| {
@@ -89,9 +101,22 @@ impl Limits {
 
     fn exceeds(&self, figures: &FrameFigures, (deviations, factor): (f64, f64)) -> bool {
         let beyond = (deviations * self.spread).max(factor.ln());
-        let notable = figures.residual - figures.floor > NOTABLE;
+        let notable = figures.residual - figures.floor > figures.floor.max(NOTABLE);
         notable && logarithm(figures) > self.median + beyond
     }
+}
+
+/// How far the beam reaches from its middle, pixels.
+fn beam(scene: &Explained) -> f64 {
+    let (mut light, mut first, mut second) = (0.0, [0.0; 2], 0.0);
+    for ((_, y, x), z) in scene.probe.indexed_iter() {
+        let (y, x, w) = (y as f64, x as f64, f64::from(z.norm_sqr()));
+        light += w;
+        first = [first[0] + w * y, first[1] + w * x];
+        second += w * (y * y + x * x);
+    }
+    let middle = first.map(|f| f / light);
+    BEAM * (second / light - middle[0].powi(2) - middle[1].powi(2)).max(0.0).sqrt()
 }
 
 fn logarithm(figures: &FrameFigures) -> f64 {

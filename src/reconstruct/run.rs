@@ -57,8 +57,9 @@ pub(super) struct State {
     /// Whether the last epoch diverged.
     failed: bool,
     losses: Vec<f64>,
-    /// Loss of the very first batch, before any step.
+    /// Loss of the very first batch, before any step; of all batches, where that had to be known.
     first_loss: Option<f64>,
+    first_of_all: bool,
     /// The epoch after which the rates fall to their end, and the factor that they fall from.
     ending: Option<(usize, f64)>,
 }
@@ -73,6 +74,7 @@ impl Default for State {
             failed: false,
             losses: Vec::new(),
             first_loss: None,
+            first_of_all: false,
             ending: None,
         }
     }
@@ -99,8 +101,10 @@ impl Job<'_> {
             let began = Instant::now();
             let rate = self.rate(0.0);
             let loss = self.epoch(&mut bar)?;
-            let limit = DIVERGED * good.loss.min(self.state.first_loss.unwrap_or(f64::INFINITY));
-            if !(loss.is_finite() && loss <= limit) {
+            if self.diverged(loss, good.loss) && loss.is_finite() && !self.state.first_of_all {
+                self.measure_start(&first)?;
+            }
+            if self.diverged(loss, good.loss) {
                 good = self.step_back(good, &first, loss)?;
                 continue;
             }
@@ -129,6 +133,21 @@ impl Job<'_> {
         }
         self.tidy(true)?;
         self.outcome(started.elapsed().as_secs_f64())
+    }
+
+    fn diverged(&self, loss: f64, good: f64) -> bool {
+        let limit = DIVERGED * good.min(self.state.first_loss.unwrap_or(f64::INFINITY));
+        !(loss.is_finite() && loss <= limit)
+    }
+
+    /// The first batch may have been an easy one: notes what all patterns began with.
+    fn measure_start(&mut self, first: &Snapshot) -> Result<()> {
+        let now = self.snapshot(f64::NAN)?;
+        first.restore(self)?;
+        let loss = self.pass(Stage::Backward, |_, _| ())?;
+        self.state.first_loss = Some(loss);
+        self.state.first_of_all = true;
+        now.restore(self)
     }
 
     /// Shows the epoch that has just ended, and now and then the object as it is.
@@ -184,8 +203,13 @@ impl Job<'_> {
         self.state.damping * (end + (from - end) * cosine)
     }
 
-    /// One pass over the patterns; the mean loss, or the first that is not finite.
     fn epoch(&mut self, bar: &mut Bar) -> Result<f64> {
+        self.pass(Stage::Update, |patterns, loss| bar.step(patterns, Some(loss)))
+    }
+
+    /// One pass over the patterns, each batch up to the stage `last`; the mean loss, or the first that is not
+    /// finite. Patterns and loss of every batch are shown to `see`.
+    fn pass(&mut self, last: Stage, mut see: impl FnMut(usize, f64)) -> Result<f64> {
         let (frames, size) = (self.start.indices.len(), self.batch);
         let epoch = u32::try_from(self.state.epoch).expect("epochs are few");
         let mut order = Stream::new(self.options.seed, Purpose::Shuffle, epoch).permutation(frames);
@@ -197,8 +221,10 @@ impl Job<'_> {
             let real = size.min(frames - at * size);
             self.write_batch(members, real)?;
             self.backend.write(self.step.buffers.slot, &[unseen.len() as f32])?;
-            self.write_rates(at as f64 / batches as f64)?;
-            self.backend.run_stages(Stage::Forward..=Stage::Update)?;
+            if last == Stage::Update {
+                self.write_rates(at as f64 / batches as f64)?;
+            }
+            self.backend.run_stages(Stage::Forward..=last)?;
             unseen.push(real);
             if unseen.len() == patience || at == batches - 1 {
                 let losses = self.backend.read(self.step.losses)?;
@@ -208,7 +234,7 @@ impl Job<'_> {
                     }
                     self.state.first_loss.get_or_insert(loss.into());
                     total += f64::from(loss) * real as f64;
-                    bar.step(real, Some(loss.into()));
+                    see(real, loss.into());
                 }
                 unseen.clear();
             }
@@ -342,7 +368,8 @@ impl Job<'_> {
         if self.state.halvings > MOST_HALVINGS {
             return Err(Error::Run(format!(
                 "the loss is {loss} in epoch {}, however small the steps are (the rates were \
-                 halved {MOST_HALVINGS} times): check probe, mask and positions with `inspect`",
+                 halved {MOST_HALVINGS} times): check probe, mask and positions with `inspect`, and leave \
+                 out bad frames with --reject-frames auto",
                 self.state.epoch + 1
             )));
         }

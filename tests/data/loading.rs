@@ -2,8 +2,8 @@ use ndarray::{Array2, Array3, ArrayD, Axis, array};
 use num_complex::Complex32;
 use proptest::prelude::*;
 use ptycho_gpu::data::{
-    DoseOrigin, FrameOrder, InputDomain, LoadOptions, NpzWriter, Patterns, Position, Problem, Scan,
-    ScanFile, check_network_side, load, write_scan,
+    BadFrame, DoseOrigin, Fault, FrameOrder, InputDomain, LoadOptions, NpzWriter, Patterns,
+    Position, Problem, Room, Scan, ScanFile, check_network_side, load, write_scan,
 };
 
 use super::{Draft, names, outside};
@@ -165,7 +165,14 @@ fn dark_patterns_are_counted_and_a_dark_scan_is_an_error() {
     let mut draft = Draft::sound(5, 8);
     draft.pixels().index_axis_mut(Axis(0), 2).fill(0.0);
     let survey = draft.survey(&options());
-    assert_eq!(survey.problems, [Problem::DarkPatterns { count: 1, patterns: 5, first: 2 }]);
+    let dark = BadFrame { frame: 2, fault: Fault::Dead, residual: None };
+    assert_eq!(survey.problems, [Problem::BadFrames { bad: vec![dark], patterns: 5 }]);
+    // They are counted as they are read, where they are not held.
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = folder.path().to_path_buf();
+    let filed = LoadOptions { room: Some(Room { bytes: 0, scratch }), ..options() };
+    let problems = draft.survey(&filed).problems;
+    assert_eq!(problems, [Problem::DarkPatterns { count: 1, patterns: 5, first: 2 }]);
     assert!(survey.scan.is_some());
     assert_eq!(names(&draft.map(|_| 0.0).problems()), ["all_dark"]);
 }
@@ -263,7 +270,7 @@ fn the_dose_of_normalised_amplitudes_comes_from_flag_then_metadata_then_default(
 #[test]
 fn units_that_look_wrong_are_warned_of() {
     assert_eq!(names(&Draft::sound(25, 16).map(|v| 100.3 * v).problems()), ["suspicious_units"]);
-    let counts = Draft::sound(25, 16).map(|v| (40.0 * v).round());
+    let counts = Draft::sound(25, 16).map(|v| (900.0 * v).round());
     let flag = LoadOptions { nphotons: Some(1e5), ..options() };
     assert_eq!(counts.survey(&flag).problems, [Problem::PhotonsIgnored]);
     let mut draft = Draft::sound(25, 16);
@@ -282,7 +289,8 @@ fn saturated_detector_pixels_are_pointed_out() {
     let draft = Draft::sound(5, 8);
     let path = draft.write(folder.path());
     let scan = load(&path, &options()).unwrap();
-    let mut counts = Array3::<u16>::from_elem((5, 8, 8), 3);
+    let mut counts =
+        Array3::from_shape_fn((5, 8, 8), |(m, y, x)| 20_000 + (97 * m + 31 * y + 7 * x) as u16);
     counts[[1, 1, 1]] = u16::MAX;
     let file = ScanFile { patterns: Patterns::Counts16(counts.view()), ..ScanFile::new(&scan) };
     write_scan(&path, &file).unwrap();
