@@ -12,7 +12,7 @@ use crate::simulate::fourier::Fft2;
 
 /// Residuals are compared by their logarithms. A frame is looked at if its own is so many standard
 /// deviations, and so many times, above the median ...
-const SUSPECT: (f64, f64) = (3.0, 2.0);
+const SUSPECT: (f64, f64) = (2.5, 2.0);
 /// ... and is bad without a known reason if it is these.
 const UNEXPLAINED: (f64, f64) = (6.0, 4.0);
 
