@@ -124,6 +124,23 @@ fn the_files_that_are_spoiled_are_sound_themselves() {
     }
 }
 
+/// Otherwise what is spoiled and mended would be refused at the door.
+#[test]
+fn sound_files_stay_as_they_are_when_they_are_mended() {
+    for (reader, _) in READERS {
+        for (name, bytes) in files(reader) {
+            let mut mended = bytes.clone();
+            parts::mend(&mut mended);
+            assert!(mended == bytes, "{reader}: {name}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let sound = &files("network")["network.safetensors"];
+    let joined = Parts::of(sound).unwrap().join().unwrap();
+    fs::write(folder.path().join("network.safetensors"), joined).unwrap();
+    assert_eq!(outcome("network", folder.path(), false), "read");
+}
+
 #[test]
 fn recorded_cases_end_in_a_scan_or_in_one_error() {
     let corpus = fs::read_to_string(repository().join("tests/fuzz/corpus.txt")).unwrap();
