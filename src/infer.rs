@@ -70,7 +70,7 @@ impl Network {
         batch_size: usize,
         device: &Chosen,
     ) -> Result<Network> {
-        let learned: Learned = state::part(checkpoint, "learned", path)?;
+        let learned = state::learned(checkpoint, path)?;
         let probe =
             learned.probe_trained.then(|| checkpoint.tensors.get("probe").cloned()).flatten();
         let model = learned.model.alone();
@@ -259,6 +259,7 @@ impl Network {
             log::info!("the device has no room for the canvas: it is stitched on the CPU");
             plan = build(None);
         }
+        state::fits(&plan.plan, &self.checkpoint, &self.path)?;
         let mut backend = self.device.open(plan.plan.clone())?;
         state::apply(backend.as_mut(), &self.checkpoint, &self.path)?;
         backend.write(plan.training, &[0.0])?;

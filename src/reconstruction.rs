@@ -230,6 +230,12 @@ impl Saved {
                 describe(&object, &weights, positions.dim(), indices.len()),
             ));
         }
+        // No run leaves any, and there are no pictures without pixels.
+        if object.is_empty() || probe.is_empty() {
+            let (object, probe) = (object.dim(), probe.dim());
+            let problem = format!("object {object:?} or probe {probe:?} has no pixels");
+            return Err(Error::input(&path, problem));
+        }
         let index = |&i: &i64| {
             usize::try_from(i).map_err(|_| Error::input(&path, format!("`indices` holds {i}")))
         };

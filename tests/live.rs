@@ -1,7 +1,7 @@
 //! The live page: who is let in, that nothing a client does reaches the run, and that the buttons work.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use ndarray::Array2;
 use num_complex::Complex32;
 use ptycho_gpu::checkpoint::Checkpoint;
+use ptycho_gpu::random::{Purpose, Stream};
 use ptycho_gpu::report::history;
 use ptycho_gpu::report::live::{Epoch, Facts, Live};
 use serde_json::Value;
@@ -135,7 +136,6 @@ fn the_page_and_its_events_are_for_those_with_the_token() {
         assert_eq!(status(&get(port, &format!("{path}?token={token}"))), 405, "{path}");
     }
     assert!(!live.stop_asked() && !live.take_checkpoint());
-    assert_eq!(status(&get(port, &format!("/../etc/passwd?token={token}"))), 404);
     assert_eq!(status(&get(port, &format!("/complex.png?token={token}"))), 404, "no picture yet");
     assert_eq!(status(&post(port, "/checkpoint", &token)), 204);
     assert_eq!(status(&post(port, "/stop", &token)), 204);
@@ -165,7 +165,7 @@ fn another_host_and_another_site_are_refused() {
 }
 
 #[test]
-fn requests_that_are_too_long_too_slow_or_none_are_refused() {
+fn requests_that_are_too_long_or_none_are_refused() {
     let live = page();
     let (port, token) = parts(&live.url());
     let long = get(port, &format!("/?token={token}&x={}", "y".repeat(9000)));
@@ -177,20 +177,160 @@ fn requests_that_are_too_long_too_slow_or_none_are_refused() {
     assert_eq!(status(&exchange(port, &format!("{body}Transfer-Encoding: chunked\r\n\r\n"))), 501);
     assert_eq!(status(&exchange(port, "\x16\x03\x01 what is this\r\n\r\n")), 400);
     assert!(!live.stop_asked());
-    // A request that comes in drops does not hold its place for ever.
-    let mut slow = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    slow.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-    let began = Instant::now();
-    let mut answer = [0; 64];
-    let count = loop {
-        assert!(began.elapsed() < Duration::from_secs(15), "it is still waited for");
-        let _ = slow.write_all(b"G");
-        match slow.read(&mut answer) {
-            Ok(count) => break count,
-            Err(_) => continue,
+}
+
+#[test]
+fn it_listens_on_loopback_alone() {
+    let live = page();
+    let (port, token) = parts(&live.url());
+    assert_eq!(status(&get(port, &format!("/?token={token}"))), 200);
+    // Another address of this machine.
+    assert!(TcpStream::connect(("127.0.0.2", port)).is_err());
+}
+
+#[test]
+fn there_are_pages_and_no_files() {
+    let live = page();
+    let (port, token) = parts(&live.url());
+    let own = format!("http://127.0.0.1:{port}/");
+    for path in [
+        "/../etc/passwd",
+        "/../../../../../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "/..%2f..%2fetc/passwd",
+        "/..\\..\\etc\\passwd",
+        "//etc/passwd",
+        "/etc/passwd%00.png",
+        "/./complex.png/../../etc/passwd",
+        "/live.html",
+        "/Cargo.toml",
+        "file:///etc/passwd",
+        &own,
+        "*",
+    ] {
+        let answer = get(port, &format!("{path}?token={token}"));
+        assert_eq!(status(&answer), 404, "{path}");
+        assert!(answer.ends_with("there is no such page\n"), "{path}: {answer}");
+    }
+}
+
+#[test]
+fn other_methods_are_refused() {
+    let live = page();
+    let (port, token) = parts(&live.url());
+    let pages = ["/", "/events", "/complex.png", "/amplitude.png", "/phase.png"];
+    for method in ["HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "CONNECT", "get", "QUERY"]
+    {
+        for path in pages.iter().chain(&["/stop", "/checkpoint"]) {
+            let text =
+                format!("{method} {path}?token={token} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n");
+            let answer = exchange(port, &format!("{text}X-Token: {token}\r\n\r\n"));
+            assert_eq!(status(&answer), 405, "{method} {path}");
         }
-    };
-    assert!(String::from_utf8_lossy(&answer[..count]).starts_with("HTTP/1.1 408"));
+    }
+    for path in pages {
+        assert_eq!(status(&post(port, path, &token)), 405, "POST {path}");
+    }
+    assert!(!live.stop_asked() && !live.take_checkpoint());
+}
+
+/// Requests that come in drops do not hold their places for ever, and others are served meanwhile.
+#[test]
+fn slow_requests_are_given_up_and_hold_nobody_up() {
+    let live = page();
+    let (port, token) = parts(&live.url());
+    let open = || TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut slow: Vec<TcpStream> = (0..15).map(|_| open()).collect();
+    let began = Instant::now();
+    let mut served = 0;
+    while began.elapsed() < Duration::from_secs(4) {
+        slow.iter_mut().for_each(|stream| stream.write_all(b"G").unwrap());
+        served += usize::from(status(&get(port, &format!("/?token={token}"))) == 200);
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    assert!(served >= 3, "{served} were served");
+    for mut stream in slow {
+        stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let mut answer = [0; 64];
+        let count = loop {
+            assert!(began.elapsed() < Duration::from_secs(12), "it is still waited for");
+            let _ = stream.write_all(b"G");
+            match stream.read(&mut answer) {
+                Ok(count) => break count,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
+                // Closed on what came after the answer.
+                Err(_) => break 0,
+            }
+        };
+        let answer = String::from_utf8_lossy(&answer[..count]);
+        assert!(count == 0 || answer.starts_with("HTTP/1.1 408"), "{answer}");
+    }
+    assert_eq!(status(&get(port, &format!("/?token={token}"))), 200);
+}
+
+/// Spoils a request: bytes changed, left out, put in, repeated.
+fn spoil(bytes: &mut Vec<u8>, dice: &mut Stream) {
+    const WORDS: [&[u8]; 10] = [
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\0",
+        b"\xff",
+        b" HTTP/1.1",
+        b"Host: ",
+        b"Content-Length: 99999999999999999999\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"?token=",
+        b"%00",
+    ];
+    let at = dice.below(bytes.len() + 1);
+    match dice.below(5) {
+        0 if at < bytes.len() => bytes[at] ^= 1 << dice.below(8),
+        1 if at < bytes.len() => bytes[at] = dice.next_u32() as u8,
+        2 => drop(bytes.drain(at..(at + dice.below(20)).min(bytes.len()))),
+        3 => drop(bytes.splice(at..at, WORDS[dice.below(WORDS.len())].iter().copied())),
+        _ => {
+            let piece = bytes[at..(at + dice.below(200)).min(bytes.len())].to_vec();
+            bytes.splice(at..at, piece.repeat(1 + dice.below(100)));
+        }
+    }
+}
+
+/// Whatever bytes come, there is one answer or none, and only what has host and token whole is let in.
+#[test]
+fn spoiled_requests_reach_nothing() {
+    let live = page();
+    let (port, token) = parts(&live.url());
+    let host = format!("Host: 127.0.0.1:{port}\r\n");
+    let sound = [
+        format!("GET /?token={token} HTTP/1.1\r\n{host}\r\n"),
+        format!(
+            "GET /complex.png?token={token}&number=1 HTTP/1.1\r\n{host}Origin: http://localhost:{port}\r\n\r\n"
+        ),
+        format!("POST /stop HTTP/1.1\r\n{host}X-Token: {token}\r\nContent-Length: 3\r\n\r\nabc"),
+    ];
+    for number in 0..600 {
+        let mut dice = Stream::new(number, Purpose::Noise, 0);
+        let mut bytes = sound[dice.below(sound.len())].clone().into_bytes();
+        (0..1 + dice.below(4)).for_each(|_| spoil(&mut bytes, &mut dice));
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        // Longer than what is read, it may be answered and closed before it is sent.
+        let _ = stream.write_all(&bytes).and_then(|()| stream.shutdown(Shutdown::Write));
+        let mut answer = Vec::new();
+        let whole = stream.read_to_end(&mut answer).is_ok();
+        let text = String::from_utf8_lossy(&bytes);
+        if whole {
+            let answer = String::from_utf8_lossy(&answer);
+            let known = [200, 204, 400, 403, 404, 405, 408, 413, 431, 501];
+            assert!(known.contains(&status(&answer)), "{number}: {answer}");
+            let let_in = [200, 204].contains(&status(&answer));
+            assert!(
+                !let_in || text.contains(&token) && text.contains(&format!("127.0.0.1:{port}")),
+                "{number}: {text}"
+            );
+        }
+    }
+    assert_eq!(status(&get(port, &format!("/?token={token}"))), 200);
 }
 
 #[test]

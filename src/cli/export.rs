@@ -8,7 +8,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::exchange::plain::{self, About};
 use crate::exchange::{PREFIX, onnx};
 use crate::report::{self, atomic_write};
-use crate::train::state::{self, Learned};
+use crate::train::state;
 use crate::{Error, Result, config};
 
 #[derive(Clone, Debug, clap::Args)]
@@ -71,7 +71,7 @@ pub fn run(args: Args) -> Result<()> {
         return Err(Error::input(&path, "is the checkpoint itself: name another file"));
     }
     let checkpoint = Checkpoint::load(&path)?;
-    let learned: Learned = state::part(&checkpoint, "learned", &path)?;
+    let learned = state::learned(&checkpoint, &path)?;
     let about = About::new(&learned);
     let bytes = match format {
         Format::Onnx => onnx::encode(&checkpoint, &about),

@@ -13,6 +13,9 @@ use crate::{Error, Result};
 /// (field, what is wrong and what to do).
 type Problems = Vec<(&'static str, String)>;
 
+/// Larger networks than this are not taken from files: no machine trains them.
+const MAX_STORED: usize = 1024;
+
 /// What is said of an option that would do nothing with single patterns.
 const OF_GROUPS: &str =
     "is about groups of patterns, but --gridsize is 1; leave it out, or add --gridsize 2";
@@ -169,6 +172,22 @@ impl ModelConfig {
         model(&mut problems, self);
         side(&mut problems, self.n);
         report(problems, |_| String::new())
+    }
+
+    /// The same for a network that a file describes, whose size is bounded too: a file may say anything, and
+    /// the network is planned before its weights are looked at. Error: one sentence.
+    pub fn validate_stored(&self) -> Result<(), String> {
+        if let Err(error) = self.validate() {
+            // All that is wrong stands on lines of their own; the first is enough.
+            return Err(error.to_string().lines().next().unwrap_or_default().to_owned());
+        }
+        let &ModelConfig { n_filters_scale, width, blocks, refiners, .. } = self;
+        match n_filters_scale.max(width).max(blocks).max(refiners) {
+            size if size > MAX_STORED => {
+                Err(format!("has {size} channels, blocks or refiners, more than {MAX_STORED}"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

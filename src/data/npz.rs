@@ -4,7 +4,7 @@
 //! known before any data is. Values of any numeric type, byte order and memory order are converted
 //! while they stream in: no second copy in the file's own type is ever held.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ pub use write::NpzWriter;
 
 /// Values converted per read of the zip stream; bounds the working memory.
 const CHUNK: usize = 1 << 14;
+/// A file may unpack to so many times its size: deflate does no more than 1032 times.
+const MOST_INFLATION: u64 = 1100;
 /// A header may claim any size; memory beyond this many values is reserved only as data arrives.
 const TRUSTED: usize = 1 << 26;
 
@@ -175,11 +177,17 @@ impl Npz {
         decoder(member.kind, member.size).ok_or_else(|| self.wrong_type(member, "numbers"))
     }
 
-    /// How many values a member has.
+    /// How many values a member has: no more than the file can hold.
     fn count(&self, member: &Member) -> Result<usize> {
         let bytes = member.shape.iter().try_fold(member.size, |n, &side| n.checked_mul(side));
-        let count = bytes.map(|bytes| bytes / member.size);
-        count.ok_or_else(|| self.damaged(member, "impossible shape"))
+        // Text may have no letters.
+        let count = bytes.and_then(|bytes| bytes.checked_div(member.size));
+        let count = count.ok_or_else(|| self.damaged(member, "impossible shape"))?;
+        let size = fs::metadata(&self.path).map_err(Error::io("read", &self.path))?.len();
+        if (count * member.size) as u64 > size.saturating_mul(MOST_INFLATION) {
+            return Err(self.damaged(member, "its shape is more than the file can hold"));
+        }
+        Ok(count)
     }
 
     /// The real values as f32, shown to `see` by whole numbers of `unit`s in the order of the file.
@@ -201,7 +209,8 @@ impl Npz {
             );
             return Err(Error::input(&self.path, problem));
         }
-        let most = CHUNK.next_multiple_of(unit.max(1)).min(count);
+        let most =
+            CHUNK.checked_next_multiple_of(unit.max(1)).map_or(count, |most| most.min(count));
         let mut failed = None;
         let streamed = self.stream(&member, |reader| {
             let (mut buffer, mut values) = (vec![0u8; member.size * most], Vec::new());

@@ -26,9 +26,6 @@ use crate::{Error, Result};
 /// What the published program divides the probe by, where nothing says otherwise.
 const PROBE_SCALE: f64 = 4.0;
 
-/// Width, blocks or refiners of a network that says itself what it is.
-const MAX_SIZE: usize = 1024;
-
 /// How the training scaled its inputs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Loader {
@@ -94,11 +91,7 @@ fn recognised(weights: &Weights, known: Known) -> Result<Recognised, String> {
     let Some(about) = &weights.exported else {
         return recognise::recognise(&weights.shapes, &weights.settings, known);
     };
-    about.model.validate().map_err(|e| e.to_string())?;
-    let ModelConfig { n_filters_scale, width, blocks, refiners, .. } = about.model;
-    if n_filters_scale.max(width).max(blocks).max(refiners) > MAX_SIZE {
-        return Err(format!("what it says of the network is larger than {MAX_SIZE}"));
-    }
+    about.model.validate_stored().map_err(|e| format!("what it says of the network {e}"))?;
     let (names, unused) = recognise::names(&about.model, PREFIX, &weights.shapes)?;
     let (model, assumed) = (about.model.clone(), Vec::new());
     Ok(Recognised { model, names, centre_alone: false, assumed, unused })

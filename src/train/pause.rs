@@ -191,8 +191,8 @@ fn newest(folder: &Path) -> Result<Option<Found>> {
         if !path.exists() {
             continue;
         }
-        let loaded = Checkpoint::load(&path)
-            .and_then(|c| Ok((state::part::<Progress>(&c, "progress", &path)?.step, c)));
+        let loaded =
+            Checkpoint::load(&path).and_then(|c| Ok((state::progress(&c, &path)?.step, c)));
         match loaded {
             // Two of the same step are the same, or the first is the one that is finished.
             Ok((step, c)) if found.as_ref().is_none_or(|(newest, ..)| step > *newest) => {

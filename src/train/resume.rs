@@ -48,7 +48,7 @@ pub fn check_scans(given: &[LearnedScan], stored: &[LearnedScan], path: &Path) -
     }
     let list = |scans: &[LearnedScan]| {
         let name = |s: &LearnedScan| {
-            let digits = &s.sha256[..s.sha256.len().min(8)];
+            let digits: String = s.sha256.chars().take(8).collect();
             format!("{} ({digits}…{})", s.path, if s.trained { "" } else { ", validation" })
         };
         scans.iter().map(name).collect::<Vec<_>>().join(", ")

@@ -20,12 +20,12 @@ impl Trainer {
             return Ok(());
         };
         damaged.iter().for_each(|error| log::warn!("{error}; going on from an older one"));
-        let learned: Learned = state::part(&checkpoint, "learned", &path)?;
+        let learned = state::learned(&checkpoint, &path)?;
         self.same_network(&learned, &path)?;
         resume::check_scans(&self.learned().scans, &learned.scans, &path)?;
         resume::check_options(&self.record, &checkpoint.metadata["configuration"], &path)?;
         state::restore(self.backend.as_mut(), &checkpoint, &path)?;
-        self.progress = state::part(&checkpoint, "progress", &path)?;
+        self.progress = state::progress(&checkpoint, &path)?;
         let (epoch, within) = (self.progress.epoch, &self.progress.within);
         match within {
             Some(w) => log::info!(
@@ -49,7 +49,7 @@ impl Trainer {
         let Some(path) = &self.config.run.init_from else { return Ok(()) };
         let path = crate::checkpoint::find(path, crate::checkpoint::Which::Best)?;
         let checkpoint = Checkpoint::load(&path)?;
-        let learned: Learned = state::part(&checkpoint, "learned", &path)?;
+        let learned = state::learned(&checkpoint, &path)?;
         self.same_network(&learned, &path)?;
         state::start(self.backend.as_mut(), &checkpoint, &path)?;
         log::info!("starting with the weights of {}", path.display());

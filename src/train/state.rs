@@ -12,10 +12,15 @@ use crate::backend::Backend;
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::config::ModelConfig;
 use crate::graph::{Group, Role, Slot};
+use crate::plan::Plan;
 use crate::{Error, Result};
 
 /// What belongs in a checkpoint.
 const SAVED: [Role; 4] = [Role::Param, Role::State, Role::Moment1, Role::Moment2];
+
+/// More than any training has; epochs are counted with 32 bits where numbers are drawn.
+const MOST_EPOCHS: u64 = 1 << 31;
+const MOST_STEPS_AN_EPOCH: u64 = 1 << 31;
 
 /// What a network needs to be applied.
 const APPLIED: [Role; 2] = [Role::Param, Role::State];
@@ -106,25 +111,79 @@ fn write(
     roles: &[Role],
     wanted: impl Fn(&Slot) -> bool,
 ) -> Result<()> {
-    let wanted: Vec<_> = roles
-        .iter()
-        .flat_map(|&role| backend.plan().of_role(role))
-        .filter(|(_, slot)| wanted(slot))
-        .map(|(v, slot)| (v, slot.name.clone(), slot.shape.clone()))
-        .collect();
-    for (v, name, shape) in wanted {
-        let tensor = checkpoint.tensors.get(&name).ok_or_else(|| {
-            let problem = format!("has no tensor `{name}`: it was written by another network");
-            Error::input(path, problem)
-        })?;
-        if tensor.shape != shape {
-            let found = &tensor.shape;
-            let problem = format!("`{name}` has shape {found:?}, the network needs {shape:?}");
-            return Err(Error::input(path, problem));
-        }
+    let plan = backend.plan();
+    let slots = roles.iter().flat_map(|&role| plan.of_role(role)).filter(|(_, slot)| wanted(slot));
+    let found = slots.map(|(v, slot)| Ok((v, tensor(slot, checkpoint, path)?)));
+    for (v, tensor) in found.collect::<Result<Vec<_>>>()? {
         backend.write(v, &tensor.data)?;
     }
     Ok(())
+}
+
+/// Whether a checkpoint has the weights of `plan`: asked before there is memory for it, of which a file
+/// may ask for any amount.
+pub fn fits(plan: &Plan, checkpoint: &Checkpoint, path: &Path) -> Result<()> {
+    let mut slots = APPLIED.iter().flat_map(|&role| plan.of_role(role));
+    slots.try_for_each(|(_, slot)| tensor(slot, checkpoint, path).map(drop))
+}
+
+/// What belongs in `slot`.
+fn tensor<'a>(slot: &Slot, checkpoint: &'a Checkpoint, path: &Path) -> Result<&'a Tensor> {
+    let Slot { name, shape, .. } = slot;
+    let tensor = checkpoint.tensors.get(name).ok_or_else(|| {
+        let problem = format!("has no tensor `{name}`: it was written by another network");
+        Error::input(path, problem)
+    })?;
+    if tensor.shape != *shape {
+        let found = &tensor.shape;
+        let problem = format!("`{name}` has shape {found:?}, the network needs {shape:?}");
+        return Err(Error::input(path, problem));
+    }
+    Ok(tensor)
+}
+
+/// What a checkpoint says of its network. The file may say anything: it is held against the ranges, and
+/// against the probe that comes with it.
+pub fn learned(checkpoint: &Checkpoint, path: &Path) -> Result<Learned> {
+    let learned: Learned = part(checkpoint, "learned", path)?;
+    let refuse = |problem: String| {
+        Error::input(path, format!("`learned` in its metadata is of no network: {problem}"))
+    };
+    learned.model.validate_stored().map_err(refuse)?;
+    let size = |name: &str, value: f64| match value.is_finite() && value > 0.0 {
+        true => Ok(()),
+        false => Err(refuse(format!("{name} is {value}, expected a number above 0"))),
+    };
+    size("input_scale", learned.input_scale)?;
+    size("object_factor", learned.object_factor)?;
+    learned.scans.iter().try_for_each(|scan| size("gauge", scan.gauge))?;
+    if learned.probe_trained {
+        let probe = checkpoint.tensors.get("probe").map(|probe| probe.shape.as_slice());
+        let n = learned.model.n;
+        let last = learned.scans.iter().rposition(|scan| scan.trained).map(|last| last + 1);
+        let whole = matches!(probe, Some(&[scans, modes, height, width, 2])
+            if last.is_some_and(|last| last <= scans) && modes > 0 && [height, width] == [n, n]);
+        if !whole {
+            let scans = learned.scans.len();
+            let problem = format!("its probe has shape {probe:?}, for {scans} scans of side {n}");
+            return Err(refuse(problem));
+        }
+    }
+    Ok(learned)
+}
+
+/// How far a checkpoint has come, with numbers that can be counted on from.
+pub fn progress(checkpoint: &Checkpoint, path: &Path) -> Result<Progress> {
+    let progress: Progress = part(checkpoint, "progress", path)?;
+    let Progress { epoch, best_epoch, without_progress, step, .. } = progress;
+    let epochs = epoch.max(best_epoch).max(without_progress) as u64;
+    match epochs.max(step / MOST_STEPS_AN_EPOCH) < MOST_EPOCHS {
+        true => Ok(progress),
+        false => Err(Error::input(
+            path,
+            "`progress` in its metadata is of no training: too many epochs or steps",
+        )),
+    }
 }
 
 /// One part of a checkpoint's metadata.

@@ -130,10 +130,11 @@ impl Reader {
         };
         let mut full = None;
         let mut census = self.census(key);
-        let mut frame = Vec::with_capacity(height * width);
+        // What a shape claims has not been held against the file yet, so no memory is taken for it.
+        let (mut frame, unit) = (Vec::new(), height.saturating_mul(width).max(1));
         let read = self.read(key, |archive| {
-            archive.f32_parts(key, height * width, &mut |values| {
-                for values in values.chunks_exact(height * width) {
+            archive.f32_parts(key, unit, &mut |values| {
+                for values in values.chunks_exact(unit) {
                     frame.clear();
                     frame.extend_from_slice(values);
                     if let Some(mask) = &mask {

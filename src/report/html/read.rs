@@ -213,6 +213,9 @@ fn frames(npz: &mut Npz) -> Result<Vec<Frame>> {
         let text = "`shown_indices`, `shown_measured` and `shown_predicted` do not belong together";
         return Err(Error::input(npz.path(), text));
     }
+    if measured.is_empty() && !indices.is_empty() {
+        return Err(Error::input(npz.path(), "`shown_measured` has patterns without pixels"));
+    }
     let images = measured.outer_iter().zip(predicted.outer_iter());
     let frame = |(&index, (measured, predicted)): (&i64, (ArrayView2<f32>, ArrayView2<f32>))| {
         Frame { index, measured: measured.to_owned(), predicted: predicted.to_owned() }

@@ -12,8 +12,9 @@ const MOST_HEADERS: usize = 48;
 const MOST_BODY: usize = 256;
 /// A request that is not there by then is given up.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A client that takes no bytes for so long is given up.
-pub(super) const WRITE_PATIENCE: Duration = Duration::from_secs(5);
+/// A client that has not taken an answer, or what waits for a page, by then is given up, even if it takes a
+/// byte now and then.
+const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is asked for.
 #[derive(Debug)]
@@ -145,18 +146,36 @@ pub(super) fn answer(stream: &mut TcpStream, status: u16, kind: &str, body: &[u8
         body.len()
     );
     // A client that has gone away is no loss.
-    let _ = stream
-        .set_write_timeout(Some(WRITE_PATIENCE))
-        .and_then(|()| stream.write_all(head.as_bytes()))
-        .and_then(|()| stream.write_all(body))
-        .and_then(|()| close(stream));
+    let _ = send(stream, &[head.as_bytes(), body].concat()).and_then(|()| close(stream));
+}
+
+/// Sends all of `bytes`, or gives the client up.
+pub(super) fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    send_until(stream, bytes, Instant::now() + WRITE_PATIENCE)
+}
+
+fn send_until(stream: &mut TcpStream, bytes: &[u8], until: Instant) -> io::Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_write_timeout(Some(left))?;
+        match stream.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => rest = &rest[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Begins an answer that goes on.
 pub(super) fn begin_events(stream: &mut TcpStream) -> io::Result<()> {
-    stream.set_write_timeout(Some(WRITE_PATIENCE))?;
     let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{ALWAYS}\r\n");
-    stream.write_all(head.as_bytes())
+    send(stream, head.as_bytes())
 }
 
 /// What a client still sends is read for a moment: closed on unread bytes, a connection takes its last
@@ -192,6 +211,8 @@ fn reason(status: u16) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
     use super::*;
 
     fn request(text: &str) -> Request {
@@ -215,6 +236,25 @@ mod tests {
         assert_eq!(with("Content-Length: -1").unwrap_err().0, 400);
         assert_eq!(with("Content-Length: 1\r\nContent-Length: 2").unwrap_err().0, 400);
         assert_eq!(with("Transfer-Encoding: chunked").unwrap_err().0, 501);
+    }
+
+    #[test]
+    fn a_client_that_takes_a_byte_now_and_then_is_given_up() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut slow = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut stream = listener.accept().unwrap().0;
+        let began = Instant::now();
+        let sending = std::thread::spawn(move || {
+            // More than the buffers of the system take.
+            send_until(&mut stream, &vec![0; 256 << 20], began + Duration::from_secs(1))
+        });
+        while !sending.is_finished() && began.elapsed() < Duration::from_secs(8) {
+            // Enough each time that the system has room again.
+            let _ = slow.read(&mut vec![0; 1 << 18]);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert!(sending.is_finished(), "it is still waited for");
+        assert!(sending.join().unwrap().is_err());
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Who is let in, and what they get.
 
-use std::io::Write;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -105,7 +104,9 @@ impl State {
                 self.checkpoint.store(true, Ordering::Relaxed);
                 http::answer(stream, 204, TEXT, b"");
             }
-            (_, "/" | "/events" | "/stop") => return Err((405, "not with this method")),
+            (_, "/" | "/events" | "/stop" | "/complex.png" | "/amplitude.png" | "/phase.png") => {
+                return Err((405, "not with this method"));
+            }
             (_, "/checkpoint") if self.facts.checkpoints => {
                 return Err((405, "not with this method"));
             }
@@ -156,6 +157,6 @@ impl State {
         if text.is_empty() {
             text.push_str(":\n\n");
         }
-        stream.write_all(text.as_bytes()).is_ok()
+        http::send(stream, text.as_bytes()).is_ok()
     }
 }
