@@ -82,6 +82,7 @@ pub fn probe(
     options: &Options,
     device: &Chosen,
 ) -> Result<Array3<Complex32>> {
+    scan.check()?;
     match choice {
         ProbeChoice::Shape(spec) => {
             spec.check(scan.side()).map_err(|e| Error::Config(format!("--probe: {e}")))?;
@@ -103,7 +104,7 @@ fn scaled(probe: &Array3<Complex64>, power: f64) -> Array3<Complex32> {
 fn by_trial(scan: &Scan, options: &Options, device: &Chosen) -> Result<Array3<Complex32>> {
     let side = scan.side();
     let mut mean = Array2::<f64>::zeros((side, side));
-    for pattern in scan.amplitude.held().axis_iter(Axis(0)) {
+    for pattern in scan.amplitude.in_memory()?.axis_iter(Axis(0)) {
         mean.zip_mut_with(&pattern, |m, &a| *m += f64::from(a).powi(2) / scan.len() as f64);
     }
     let mut best: Option<(f64, f64, Array3<Complex32>)> = None;

@@ -58,6 +58,46 @@ fn one() -> f64 {
     1.0
 }
 
+impl Learned {
+    /// Whether this is what a training leaves.
+    ///
+    /// # Errors
+    /// [`Error::Input`] with what is wrong.
+    pub fn check(&self, path: &Path) -> Result<()> {
+        self.model.validate().map_err(|error| {
+            Error::input(path, format!("its metadata names a network that cannot be: {error}"))
+        })?;
+        let scales = [("input_scale", self.input_scale), ("object_factor", self.object_factor)];
+        match scales.into_iter().find(|(_, scale)| !(scale.is_finite() && *scale > 0.0)) {
+            None => Ok(()),
+            Some((name, scale)) => {
+                let problem =
+                    format!("`{name}` in its metadata is {scale}, expected a number above 0");
+                Err(Error::input(path, problem))
+            }
+        }
+    }
+
+    /// Whether `probe` is one for the scans that were learned from, [S, P, N, N, 2].
+    ///
+    /// # Errors
+    /// [`Error::Input`] with what is wrong.
+    pub fn check_probe(&self, probe: &Tensor, path: &Path) -> Result<()> {
+        let (n, scans) = (self.model.n, self.scans.len());
+        let fits =
+            matches!(probe.shape[..], [s, p, h, w, 2] if s >= scans && p > 0 && [h, w] == [n, n]);
+        if fits && scans > 0 && probe.is_whole() {
+            return Ok(());
+        }
+        let (shape, values) = (&probe.shape, probe.data.len());
+        let problem = format!(
+            "`probe` has shape {shape:?} and {values} values, expected those of {scans} scans with patterns \
+             of {n} × {n} pixels"
+        );
+        Err(Error::input(path, problem))
+    }
+}
+
 /// A scan that was learned from.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LearnedScan {
@@ -120,6 +160,11 @@ fn write(
         if tensor.shape != shape {
             let found = &tensor.shape;
             let problem = format!("`{name}` has shape {found:?}, the network needs {shape:?}");
+            return Err(Error::input(path, problem));
+        }
+        if !tensor.is_whole() {
+            let problem =
+                format!("`{name}` has {} values for its shape {shape:?}", tensor.data.len());
             return Err(Error::input(path, problem));
         }
         backend.write(v, &tensor.data)?;
