@@ -30,6 +30,27 @@ const CHECKSUM_DIGITS: usize = 64;
 const BLOCK: usize = 1 << 14;
 
 /// The content of a checkpoint file.
+///
+/// ```
+/// use ptycho_gpu::checkpoint::{Checkpoint, Tensor};
+///
+/// # fn main() -> ptycho_gpu::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("weights.safetensors");
+/// let mut checkpoint = Checkpoint::default();
+/// checkpoint.tensors.insert("bias".into(), Tensor { shape: vec![2], data: vec![0.5, -1.0] });
+/// checkpoint.metadata = serde_json::json!({ "seed": 3 });
+/// checkpoint.save(&path)?;
+/// assert_eq!(Checkpoint::load(&path)?, checkpoint);
+///
+/// // One changed byte, and it is refused.
+/// let mut bytes = std::fs::read(&path).unwrap();
+/// *bytes.last_mut().unwrap() ^= 1;
+/// std::fs::write(&path, bytes).unwrap();
+/// assert!(Checkpoint::load(&path).unwrap_err().to_string().contains("damaged"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Checkpoint {
     /// By name; weights, moments and whatever else is numbers.
@@ -47,6 +68,14 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// Row-major, as many values as the shape says.
     pub data: Vec<f32>,
+}
+
+impl Tensor {
+    /// Whether there are as many values as the shape says.
+    pub fn is_whole(&self) -> bool {
+        let values = self.shape.iter().try_fold(1, |n: usize, size| n.checked_mul(*size));
+        values == Some(self.data.len())
+    }
 }
 
 /// Which of the checkpoints of a run.
@@ -149,8 +178,7 @@ impl Checkpoint {
         header.insert("__metadata__".into(), entries.into());
         let mut start = 0;
         for (name, tensor) in &self.tensors {
-            let values = tensor.shape.iter().try_fold(1, |n: usize, size| n.checked_mul(*size));
-            if values != Some(tensor.data.len()) || name == "__metadata__" {
+            if !tensor.is_whole() || name == "__metadata__" {
                 let (shape, values) = (&tensor.shape, tensor.data.len());
                 let problem = format!(
                     "tensor \"{name}\" of shape {shape:?} with {values} values cannot be saved"

@@ -36,6 +36,9 @@ pub struct Options {
     pub orientation: Orientation,
 }
 
+/// Groups that are computed at once, at most.
+pub const MOST_GROUPS: usize = 1 << 16;
+
 /// A trained network, ready to be applied.
 pub struct Network {
     checkpoint: Checkpoint,
@@ -63,14 +66,30 @@ struct Loaded {
 }
 
 impl Network {
-    /// Takes the network out of `checkpoint`, which was read from `path`, to `device`.
+    /// Takes the network out of `checkpoint`, which was read from `path`, to `device`, where it computes
+    /// `batch_size` groups at once.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a batch of no groups or of too many, [`Error::Input`] for a checkpoint that is
+    /// not one of a network of this program.
     pub fn new(
         checkpoint: &Checkpoint,
         path: &Path,
         batch_size: usize,
         device: &Chosen,
     ) -> Result<Network> {
+        if !(1..=MOST_GROUPS).contains(&batch_size) {
+            return Err(Error::Config(format!(
+                "--batch-size is {batch_size}, but must be from 1 to {MOST_GROUPS}; 16 is the default"
+            )));
+        }
         let learned = state::learned(checkpoint, path)?;
+        let most = plans::most_groups(&learned.model, 1, 0.0);
+        if batch_size > most {
+            return Err(Error::Config(format!(
+                "--batch-size is {batch_size}, but at most {most} groups of this network can be computed at once"
+            )));
+        }
         let probe =
             learned.probe_trained.then(|| checkpoint.tensors.get("probe").cloned()).flatten();
         let model = learned.model.alone();
@@ -100,7 +119,12 @@ impl Network {
         &self.learned.model
     }
 
-    /// Reconstructs `scan`.
+    /// Reconstructs `scan`: the patches of all patterns that are used, stitched into one object.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a scan that is not one ([`Scan::check`]), has another side than the network, or
+    /// no probe; [`Error::Config`] for options out of range; [`Error::Run`] for a canvas that does not fit in
+    /// memory and patches that are not finite; those of the device.
     pub fn reconstruct(&self, scan: &Scan, options: &Options) -> Result<Reconstruction> {
         self.reconstruct_before(scan, self.prepare(scan, options)?, options, None)
     }
@@ -222,6 +246,11 @@ impl Network {
     }
 
     fn check(&self, scan: &Scan) -> Result<()> {
+        scan.check()?;
+        if self.probe.is_none() && scan.probe.is_empty() {
+            let problem = "has no probe, and the network has learned none: add `probeGuess`";
+            return Err(Error::input(&scan.source.path, problem));
+        }
         let (found, wanted) = (scan.side(), self.model().n);
         if found != wanted {
             let problem = format!(

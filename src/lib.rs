@@ -5,29 +5,42 @@
 //! give the measured counts. The trained network turns a whole scan into patches, and the patches
 //! are stitched into one object.
 //!
-//! ```no_run
+//! ```
 //! use ptycho_gpu::backend;
 //! use ptycho_gpu::checkpoint::Checkpoint;
 //! use ptycho_gpu::cli::train;
 //! use ptycho_gpu::config::{Device, PatchWeighting};
 //! use ptycho_gpu::data::{LoadOptions, load};
 //! use ptycho_gpu::infer::{Network, Options};
+//! use ptycho_gpu::simulate::{Recipe, ScanSpec, simulate};
 //! use ptycho_gpu::stitch::Orientation;
 //!
 //! # fn main() -> ptycho_gpu::Result<()> {
+//! # let temporary = tempfile::tempdir().unwrap();
+//! # let folder = temporary.path();
+//! // A scan to learn from: here a simulated one of 16 patterns.
+//! let file = folder.join("scan.npz");
+//! let spec = ScanSpec { patterns: 16, ..ScanSpec::default() };
+//! simulate(&Recipe { scan: spec, ..Recipe::default() })?.write(&file)?;
+//!
 //! // Leaves run/checkpoints/best.safetensors, run/history.csv and run/run.json.
+//! let run = folder.join("run");
 //! let outcome = train::train(&train::Args {
-//!     train_data_file: Some(vec!["scan.npz".into()]),
-//!     output_dir: Some("run".into()),
-//!     max_epochs: Some(20),
+//!     train_data_file: Some(vec![file.clone()]),
+//!     output_dir: Some(run.clone()),
+//!     max_epochs: Some(2), // 20 to 50 for a result
+//!     batch_size: Some(4),
+//!     n_filters_scale: Some(1),
+//! #   device: Some(Device::Cpu),
+//! #   quiet: Some(true),
 //!     ..train::Args::default()
 //! })?;
 //! println!("loss {:.4}", outcome.train_loss);
 //!
-//! let scan = load("scan.npz".as_ref(), &LoadOptions::default())?;
-//! let path = "run/checkpoints/best.safetensors".as_ref();
+//! let scan = load(&file, &LoadOptions::default())?;
+//! let path = run.join("checkpoints/best.safetensors");
 //! let device = backend::choose(Device::Auto)?;
-//! let network = Network::new(&Checkpoint::load(path)?, path, 16, &device)?;
+//! let network = Network::new(&Checkpoint::load(&path)?, &path, 16, &device)?;
 //! let result = network.reconstruct(
 //!     &scan,
 //!     &Options {
@@ -40,10 +53,22 @@
 //!     },
 //! )?;
 //! let (height, width) = result.stitched.object.dim();
-//! println!("an object of {height}×{width} pixels from ({:?})", result.canvas.origin_yx);
+//! println!("an object of {height}×{width} pixels from {:?}", result.canvas.origin_yx);
+//! # assert!(height > 32 && result.stitched.object.iter().all(|z| z.is_finite()));
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # What can go wrong
+//!
+//! Whatever comes from outside, such as files, options, and arrays of a [`Scan`](data::Scan) that was put
+//! together by hand, is checked where it comes in: functions return an [`Error`] whose message says what was
+//! found, what was expected, and what to do. None of them panics on bad arguments, but for those that say so
+//! under *Panics*. The engine (see the map) is below that: it asserts what its callers have checked, and a
+//! panic in it is an error of this crate.
+//!
+//! Version numbers follow [Semantic Versioning](https://semver.org): until 1.0, a change of the second number
+//! may break what uses the crate, that of the third does not.
 //!
 //! # Map
 //!
@@ -55,7 +80,7 @@
 //! | [`report`] | pictures, history, run record, log, progress |
 //! | [`config`] | every option, where its value came from, what is allowed |
 //!
-//! | the engine, which knows nothing of ptychography | |
+//! | the engine, which knows nothing of ptychography, and asserts what it is given | |
 //! |---|---|
 //! | [`graph`] | buffers and operations in the order in which they run, and their differentiation |
 //! | [`plan`] | one place in one arena for every buffer |
@@ -67,7 +92,7 @@
 //!
 //! | what is computed with it | |
 //! |---|---|
-//! | [`models`] | the network, the physics, and the plans that train and apply them |
+//! | [`models`] | the network, the physics, and the plans that train and apply them; belongs to the engine |
 //! | [`train`] | epochs, schedules, validation, resuming, the watch for a collapse |
 //! | [`infer`], [`stitch`] | patches, and the object that they make |
 //! | [`reconstruct`] | the object, probe and positions solved for directly, or refined |

@@ -145,7 +145,12 @@ impl Reconstruction {
         let mut offsets = xy(&self.positions);
         offsets.outer_iter_mut().for_each(|mut o| (0..2).for_each(|i| o[i] -= mean[i]));
         let nominal = scan.nominal.as_deref().unwrap_or(&scan.positions);
-        let nominal: Vec<Position> = self.indices.iter().map(|&i| nominal[i]).collect();
+        let known = |&i: &usize| {
+            let problem =
+                || format!("pattern {i} was reconstructed, the scan has only {}", nominal.len());
+            nominal.get(i).copied().ok_or_else(|| Error::Run(problem()))
+        };
+        let nominal: Vec<Position> = self.indices.iter().map(known).collect::<Result<_>>()?;
         let indices: Vec<i64> = self.indices.iter().map(|&i| i as i64).collect();
         let origin = self.canvas.origin_yx.map(|o| o as f64);
         file.f64("origin_yx", &ndarray::arr1(&origin))?;

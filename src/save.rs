@@ -16,6 +16,10 @@ use crate::reconstruction::Reconstruction;
 use crate::report::atomic_write;
 use crate::{Error, Result};
 
+/// Why there is no product.
+const NO_METRES: &str = "--save h5 writes positions in metres, and the scan does not say how large a pixel of \
+                         its object is: give --object-pixel, or --energy, --distance and --detector-pixel";
+
 /// What a result is written as. reconstruction.npz and the pictures are always there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -47,11 +51,7 @@ impl SaveArgs {
     /// Error: a product without a pixel in metres.
     pub fn check(&self, scan: &Scan) -> Result<()> {
         if self.save.contains(&Save::H5) && scan.instrument.pixel_m(scan.side()).is_none() {
-            return Err(Error::Config(
-                "--save h5 writes positions in metres, and the scan does not say how large a pixel of \
-                 its object is: give --object-pixel, or --energy, --distance and --detector-pixel"
-                    .to_owned(),
-            ));
+            return Err(Error::Config(NO_METRES.to_owned()));
         }
         Ok(())
     }
@@ -102,7 +102,7 @@ fn product(
     losses: &[f64],
 ) -> Result<()> {
     let known = scan.instrument.pixel_m(scan.side()).zip(places(result, scan));
-    let (pixel, positions) = known.expect("checked before anything was computed");
+    let (pixel, positions) = known.ok_or_else(|| Error::Config(NO_METRES.to_owned()))?;
     let mut file = Hdf5Writer::create(path)?;
     let name = scan.source.path.file_stem().map(|name| name.to_string_lossy().into_owned());
     let content = Content {

@@ -308,7 +308,7 @@ fn patterns_in_a_file_are_judged_as_those_in_memory() {
     assert_eq!(filed.reject(&RejectFrames::Auto).unwrap(), found);
     assert_eq!(found.len(), 4);
     assert_eq!(filed.mean_energy().to_bits(), held.mean_energy().to_bits());
-    let kept = held.excerpt(&held.used()).unwrap();
+    let kept = held.subset(&held.used()).unwrap();
     assert_eq!(held.mean_energy().to_bits(), kept.mean_energy().to_bits());
 }
 

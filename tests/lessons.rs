@@ -84,7 +84,7 @@ fn text(path: &Path) -> &str {
 #[test]
 fn every_epoch_has_objects_of_its_own_and_the_same_in_every_run() {
     let like = simulated().to_scan();
-    let synthetic = |seed| Synthetic::new(like.clone(), 30, seed);
+    let synthetic = |seed| Synthetic::new(like.clone(), 30, seed).unwrap();
     let patterns = |scans: Vec<Scan>| -> Vec<Array3<f32>> {
         scans.into_iter().map(|scan| scan.amplitude.held().clone()).collect()
     };
@@ -110,7 +110,7 @@ fn synthetic_patterns_are_those_of_their_labels_at_the_dose_of_the_scan() {
     let mut mask = Array2::ones((64, 64));
     mask[[30, 31]] = 0.0;
     like.mask = Some(mask);
-    for scan in Synthetic::new(like.clone(), 24, 5).epoch(0).unwrap() {
+    for scan in Synthetic::new(like.clone(), 24, 5).unwrap().epoch(0).unwrap() {
         let off = scan.mean_energy() / like.mean_energy() - 1.0;
         assert!(off.abs() < 0.02, "the patterns are brighter by {off}");
         let probe = scan.probe.mapv(|z| Complex64::new(z.re.into(), z.im.into()));

@@ -195,7 +195,7 @@ fn an_object_that_is_its_own_mirror_image_tells_nothing() {
 fn scans_that_cannot_tell_are_refused_with_the_reason() {
     let refuse = |scan: &Scan| rank(scan, &quick()).unwrap_err().to_string();
     let few: Vec<usize> = (0..9).collect();
-    let text = refuse(&usual().subset(&few));
+    let text = refuse(&usual().subset(&few).unwrap());
     assert!(text.contains("sample.npz") && text.contains("there are 9, at least 16"), "{text}");
     let mut apart = usual().clone();
     apart.positions.iter_mut().for_each(|p| (p.x, p.y) = (10.0 * p.x, 10.0 * p.y));
@@ -257,7 +257,7 @@ fn inspect_prints_the_ranking_and_changes_nothing() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is written");
     let few: Vec<usize> = (0..9).collect();
-    write_scan(&path, &ScanFile::new(&wrong.subset(&few))).unwrap();
+    write_scan(&path, &ScanFile::new(&wrong.subset(&few).unwrap())).unwrap();
     let refused = inspect(&path, &["--json"]).code(1).stderr(contains("at least 16"));
     assert!(refused.get_output().stdout.is_empty(), "no half of an answer");
 }

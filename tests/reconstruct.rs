@@ -171,7 +171,7 @@ fn a_gpu_takes_the_same_steps() {
             return eprintln!("not compared with CUDA: {why}");
         }
     };
-    let scan = usual().scan.subset(&(0..12).collect::<Vec<_>>());
+    let scan = usual().scan.subset(&(0..12).collect::<Vec<_>>()).unwrap();
     let options = Options {
         batch_size: Some(4),
         refine_positions: true,
@@ -332,7 +332,7 @@ fn positions_that_the_data_do_not_determine_are_refused() {
         reconstruct(scan, &Start::of(scan), &refining, &CPU, None).unwrap_err().to_string()
     };
     let scan = &usual().scan;
-    assert!(refuse(&scan.subset(&[0, 1])).contains("at least 4"));
+    assert!(refuse(&scan.subset(&[0, 1]).unwrap()).contains("at least 4"));
     let mut apart = scan.clone();
     apart.positions.iter_mut().for_each(|p| (p.x, p.y) = (10.0 * p.x, 10.0 * p.y));
     assert!(refuse(&apart).contains("share"), "{}", refuse(&apart));

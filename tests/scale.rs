@@ -101,8 +101,8 @@ fn assert_same(what: &str, [held, filed]: &[Scan; 2]) {
     let pattern = filed.amplitude.pattern(last).unwrap();
     assert_eq!(pattern, held.amplitude.pattern(last).unwrap(), "{what}");
     assert!(
-        filed.excerpt(&[last, 0]).unwrap().amplitude.held()
-            == held.subset(&[last, 0]).amplitude.held()
+        filed.subset(&[last, 0]).unwrap().amplitude.held()
+            == held.subset(&[last, 0]).unwrap().amplitude.held()
     );
 }
 

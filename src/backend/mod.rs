@@ -99,9 +99,23 @@ impl Chosen {
     }
 
     /// Allocates `plan` there.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where there is too little memory for it.
     pub fn open(&self, plan: Plan) -> Result<Box<dyn Backend>> {
         Ok(match self {
-            Chosen::Cpu => Box::new(Cpu::<f32>::new(plan)),
+            Chosen::Cpu => {
+                // Asked for and given back: where it is refused for good, the program would end.
+                let asked = Vec::<f32>::new().try_reserve_exact(plan.arena);
+                asked.map_err(|_| {
+                    Error::Device(format!(
+                        "the buffers need {:.0} MB, which this machine does not give: use a smaller \
+                         --batch-size or a smaller network",
+                        plan.bytes() as f64 * 1e-6
+                    ))
+                })?;
+                Box::new(Cpu::<f32>::new(plan))
+            }
             Chosen::Cuda(device) => Box::new(Cuda::new(device, plan)?),
         })
     }

@@ -53,7 +53,7 @@ pub fn run(args: Args) -> Result<()> {
     let options = LoadOptions { without_probe: true, ..args.load };
     let mut scan = load(&args.input, &options)?;
     if !scan.rejected.frames().is_empty() {
-        scan = scan.excerpt(&scan.used())?;
+        scan = scan.subset(&scan.used())?;
     }
     let notes = match args.part_size {
         Some(part) => writers::write_folder(&args.output, &scan, part).map(|()| Vec::new())?,

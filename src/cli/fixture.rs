@@ -77,7 +77,7 @@ pub fn run(args: Args) -> Result<()> {
     let whole = args.x.is_none() && args.y.is_none();
     let wanted = args.patterns.unwrap_or(if whole { PATTERNS } else { part.len() });
     let indices: Vec<usize> = spread(part.len(), wanted)?.iter().map(|&i| part[i]).collect();
-    let subset = scan.subset(&indices);
+    let subset = scan.subset(&indices)?;
     save_scan(&args.output, &subset)?;
     let sidecar = args.output.with_extension("json");
     let text = format!("{:#}\n", provenance(&args, &subset, [scan.len(), part.len()], &indices)?);

@@ -131,7 +131,7 @@ pub(super) fn refine(job: &Job, folder: &Path, frc: bool) -> Result<(Value, usiz
     } else {
         None
     };
-    let change = maps::change(before, &solved.reconstruction);
+    let change = maps::change(before, &solved.reconstruction)?;
     let mut record = output::record("refine", scan, device, options, &solved, halves.as_ref());
     record.set("start", &job.from).result("before", &was).result("change", change.relative);
     record.timing("total_seconds", started.elapsed().as_secs_f64());

@@ -62,7 +62,7 @@ fn warn_of_other_scans(folder: &Path, other: &Path) {
 /// The object of `other` on the canvas and in the gauge of the one in `folder`.
 fn before(folder: &Path, other: &Path) -> Result<Before> {
     let (now, other_saved) = (Saved::read(folder)?, Saved::read(other)?);
-    let compared = maps::compare(&other_saved, &now.object, &now.weights, now.origin_yx);
+    let compared = maps::compare(&other_saved, &now.object, &now.weights, now.origin_yx)?;
     if !compared.size.iter().any(|x| x.is_finite()) {
         let text = "covers no part of the object that it is compared with: is it of another scan?";
         return Err(Error::input(other, text));

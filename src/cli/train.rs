@@ -485,7 +485,7 @@ fn material(config: &TrainConfig, device: &Chosen) -> Result<Material> {
     let (Some(patterns), Some(like)) = (data.synthetic, &data.like) else { return Ok(plain) };
     let like = data::load(like, &options(config, memory.spare()))?;
     check_network_side(like.side()).map_err(|e| Error::input(&like.source.path, e.to_string()))?;
-    let mut supply = Supply::new(Synthetic::new(like, patterns, run.seed));
+    let mut supply = Supply::new(Synthetic::new(like, patterns, run.seed)?);
     let train = supply.take(0)?;
     Ok(Material { train, supply: Some(supply), made_labels: true, ..plain })
 }

@@ -111,9 +111,10 @@ const FULL_STEP: f64 = 16.0;
 fn fit_learning_rate(resolved: &mut Resolved) {
     if resolved.origins.get("learning_rate") == Some(&Origin::Default) {
         let optimiser = &mut resolved.config.optimiser;
-        let groups = resolved.config.run.batch_size * optimiser.accumulate_grad_batches;
+        let batches = optimiser.accumulate_grad_batches as f64;
+        let groups = resolved.config.run.batch_size as f64 * batches;
         optimiser.learning_rate = resolved.config.model.architecture.learning_rate();
-        optimiser.learning_rate *= (groups as f64 / FULL_STEP).min(1.0).sqrt();
+        optimiser.learning_rate *= (groups / FULL_STEP).min(1.0).sqrt();
     }
 }
 
@@ -134,6 +135,17 @@ fn from_flags(args: &Args) -> Result<Map<String, Value>> {
         Error::Config(format!("a flag cannot be recorded ({error}); write paths in UTF-8"))
     })?;
     let Value::Object(map) = value else { unreachable!("a struct serialises to an object") };
+    // JSON has no NaN: it would look like a flag that was not given.
+    if let Ok(toml::Value::Table(table)) = toml::Value::try_from(args) {
+        let number = |value: &toml::Value| value.as_float().filter(|number| !number.is_finite());
+        let odd = table.iter().find_map(|(name, value)| Some((name, number(value)?)));
+        if let Some((name, number)) = odd {
+            let flag = name.replace('_', "-");
+            return Err(Error::Config(format!(
+                "--{flag} is {number}, but must be a finite number"
+            )));
+        }
+    }
     Ok(map.into_iter().filter(|(_, value)| !value.is_null()).collect())
 }
 

@@ -1,12 +1,15 @@
 //! The allowed range of every value. All problems are reported at once: nobody likes to find
 //! them one run at a time.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::{
     Architecture, DataConfig, DatasetFacts, Grouping, Loss, LossConfig, Mode, ModelConfig,
     OptimiserConfig, Origin, OutputMode, Resolved, RunConfig, Schedule, TrainConfig,
 };
+use crate::data::grouping::MOST_DRAWN;
+use crate::infer::MOST_GROUPS;
 use crate::reconstruct::modes::MOST;
 use crate::{Error, Result};
 
@@ -15,6 +18,9 @@ type Problems = Vec<(&'static str, String)>;
 
 /// Larger networks than this are not taken from files: no machine trains them.
 const MAX_STORED: usize = 1024;
+
+/// Epochs are counted by 32 bits where numbers are drawn.
+const MOST_EPOCHS: usize = u32::MAX as usize;
 
 /// What is said of an option that would do nothing with single patterns.
 const OF_GROUPS: &str =
@@ -101,9 +107,10 @@ fn model(problems: &mut Problems, model: &ModelConfig) {
         );
         problems.push(("gridsize", text));
     }
-    positive(problems, "n_filters_scale", model.n_filters_scale, "2 is the default");
-    positive(problems, "width", model.width, "32 is the default");
-    positive(problems, "blocks", model.blocks, "4 is the default");
+    between(problems, "n_filters_scale", model.n_filters_scale, 1..=64, "2 is the default");
+    between(problems, "width", model.width, 1..=1024, "32 is the default");
+    between(problems, "blocks", model.blocks, 1..=64, "4 is the default");
+    between(problems, "refiners", model.refiners, 0..=64, "2 is the default");
     let most = model.n / 2;
     if !(1..=most).contains(&model.fourier_modes) {
         let text = format!(
@@ -111,6 +118,13 @@ fn model(problems: &mut Problems, model: &ModelConfig) {
             model.fourier_modes
         );
         problems.push(("fourier_modes", text));
+    }
+    if !weights_can_be_counted(model) {
+        let text = format!(
+            "is {}, which with {} --fourier-modes makes more weights than can be counted; make one of them smaller",
+            model.width, model.fourier_modes
+        );
+        problems.push(("width", text));
     }
     if model.gridsize == 1 {
         let usual = ModelConfig::default();
@@ -123,6 +137,17 @@ fn model(problems: &mut Problems, model: &ModelConfig) {
         }
     }
     foreign(problems, model);
+}
+
+/// Whether a spectral layer has fewer than 2³¹ numbers: a complex matrix for each of its frequencies. The channels of
+/// srunet are up to four times as many in its middle.
+fn weights_can_be_counted(model: &ModelConfig) -> bool {
+    let channels = match model.architecture {
+        Architecture::Fno | Architecture::FnoVanilla => model.width as f64,
+        Architecture::Srunet => 4.0 * model.width as f64,
+        Architecture::Cnn | Architecture::Ffno => return true,
+    };
+    4.0 * channels.powi(2) * (model.fourier_modes as f64).powi(2) < f64::from(i32::MAX)
 }
 
 /// Options that another architecture has, and that would do nothing.
@@ -259,7 +284,8 @@ fn optimiser(problems: &mut Problems, o: &OptimiserConfig) {
         let range = "above 0; leave it out for no clipping";
         within(problems, "gradient_clip_val", clip, clip > 0.0, range);
     }
-    positive(problems, "accumulate_grad_batches", o.accumulate_grad_batches, "1 = every batch");
+    let batches = o.accumulate_grad_batches;
+    between(problems, "accumulate_grad_batches", batches, 1..=MOST_GROUPS, "1 = every batch");
     let rate = o.probe_learning_rate;
     within(problems, "probe_learning_rate", rate, rate > 0.0, "above 0; 2e-3 is the default");
 }
@@ -291,9 +317,9 @@ fn schedule(problems: &mut Problems, o: &OptimiserConfig, max_epochs: usize) {
 fn data(problems: &mut Problems, data: &DataConfig, channels: usize) {
     sources(problems, data);
     if let Some(groups) = data.n_images {
-        positive(problems, "n_images", groups, "leave it out for all groups");
+        between(problems, "n_images", groups, 1..=MOST_DRAWN, "leave it out for all groups");
     }
-    if data.neighbor_count + 1 < channels {
+    if data.neighbor_count.saturating_add(1) < channels {
         let text = format!(
             "is {}, but a group of {channels} patterns needs at least {} neighbours",
             data.neighbor_count,
@@ -345,8 +371,8 @@ fn run(problems: &mut Problems, run: &RunConfig) {
     if run.output_dir.as_os_str().is_empty() {
         problems.push(("output_dir", "is missing: name a folder for the results".into()));
     }
-    positive(problems, "max_epochs", run.max_epochs, "50 is the default");
-    positive(problems, "batch_size", run.batch_size, "16 is the default");
+    between(problems, "max_epochs", run.max_epochs, 1..=MOST_EPOCHS, "50 is the default");
+    between(problems, "batch_size", run.batch_size, 1..=MOST_GROUPS, "16 is the default");
     if let Some(patience) = run.early_stop_patience {
         positive(problems, "early_stop_patience", patience, "leave it out to never stop early");
     }
@@ -355,6 +381,21 @@ fn run(problems: &mut Problems, run: &RunConfig) {
 fn positive(problems: &mut Problems, field: &'static str, value: usize, advice: &str) {
     if value == 0 {
         problems.push((field, format!("is 0, but must be at least 1; {advice}")));
+    }
+}
+
+fn between(
+    problems: &mut Problems,
+    field: &'static str,
+    value: usize,
+    range: RangeInclusive<usize>,
+    advice: &str,
+) {
+    let (least, most) = (*range.start(), *range.end());
+    if value < least {
+        problems.push((field, format!("is {value}, but must be at least {least}; {advice}")));
+    } else if value > most {
+        problems.push((field, format!("is {value}, but must be at most {most}; {advice}")));
     }
 }
 

@@ -12,9 +12,12 @@ use crate::{Error, Result};
 /// Neighbours to draw from unless something else is asked for.
 const NEIGHBOURS: usize = 6;
 
+/// Groups of an epoch: their indices alone take gigabytes.
+pub(crate) const MOST_DRAWN: usize = 1 << 28;
+
 /// `NEIGHBOURS`, or as many as a group of `gridsize`² needs.
 pub fn default_neighbor_count(gridsize: usize) -> usize {
-    NEIGHBOURS.max((gridsize * gridsize).saturating_sub(1))
+    NEIGHBOURS.max(gridsize.saturating_mul(gridsize).saturating_sub(1))
 }
 
 /// Pattern indices in groups of equal size. Within a group the order is spatial: rows of g from low
@@ -56,6 +59,11 @@ impl Groups {
             wanted = patterns;
         }
         let most = pool.draws().saturating_mul(patterns);
+        if wanted > MOST_DRAWN {
+            return Err(Error::Config(format!(
+                "{wanted} groups were asked for, but at most {MOST_DRAWN} can be held: ask for fewer"
+            )));
+        }
         if wanted > most {
             return Err(Error::Config(format!(
                 "{wanted} groups were asked for, but {patterns} patterns with {} neighbours each \
@@ -98,6 +106,11 @@ impl Groups {
         epoch: u32,
     ) -> Result<Groups> {
         let pool = Pool::new(positions, gridsize, neighbor_count)?;
+        if let Some(wanted) = n_groups.filter(|&wanted| wanted > MOST_DRAWN) {
+            return Err(Error::Config(format!(
+                "{wanted} groups were asked for, but at most {MOST_DRAWN} can be held: ask for fewer"
+            )));
+        }
         let mut stream = Stream::new(seed, Purpose::Grouping, epoch);
         let mut members = Vec::new();
         loop {
@@ -117,14 +130,17 @@ impl Groups {
 
     /// G.
     pub fn len(&self) -> usize {
-        self.members.len() / self.size
+        self.members.len().checked_div(self.size).unwrap_or(0)
     }
 
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 
-    /// The C patterns of group `i`. Panics when `i` ≥ G.
+    /// The C patterns of group `i`.
+    ///
+    /// # Panics
+    /// When `i` ≥ G.
     pub fn group(&self, i: usize) -> &[usize] {
         &self.members[i * self.size..(i + 1) * self.size]
     }
@@ -216,7 +232,7 @@ struct Pool<'a> {
 
 impl<'a> Pool<'a> {
     fn new(positions: &'a [Position], gridsize: usize, neighbor_count: usize) -> Result<Pool<'a>> {
-        let size = gridsize * gridsize;
+        let size = gridsize.saturating_mul(gridsize);
         if size == 0 {
             return Err(Error::Config("gridsize is 0, expected 1 or more".to_owned()));
         }

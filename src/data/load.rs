@@ -20,7 +20,7 @@ use crate::{Error, Result};
 
 pub use super::layout::FrameOrder;
 
-/// How to read a scan file.
+/// How to read a scan file: [`load`] has an example.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct LoadOptions {
     /// What the patterns hold: amplitudes or photon counts
@@ -69,8 +69,29 @@ pub struct Survey {
     pub scan: Option<Scan>,
 }
 
-/// Loads a scan; warnings and decisions go to the log. Fails with the first error and the number of
-/// the others.
+/// Loads a scan; warnings and decisions go to the log.
+///
+/// # Errors
+/// [`Error::Config`] for an option out of range, [`Error::Io`] for a file that cannot be read, and
+/// [`Error::Input`] with everything that is wrong with the scan and what to do about it.
+///
+/// ```
+/// use ptycho_gpu::data::{LoadOptions, Reading, load};
+/// # use ptycho_gpu::simulate::{Recipe, ScanSpec, simulate};
+///
+/// # fn main() -> ptycho_gpu::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let file = folder.path().join("scan.npz");
+/// # let spec = ScanSpec { patterns: 9, ..ScanSpec::default() };
+/// # simulate(&Recipe { side: 128, scan: spec, ..Recipe::default() })?.write(&file)?;
+/// // Patterns of 128 × 128 pixels; two by two are added up.
+/// let reading = Reading { bin: Some(2), ..Reading::default() };
+/// let scan = load(&file, &LoadOptions { reading, ..LoadOptions::default() })?;
+/// assert_eq!((scan.len(), scan.side()), (9, 64));
+/// println!("{:.0} photons in a pattern", scan.mean_photons());
+/// # Ok(())
+/// # }
+/// ```
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Scan> {
     let survey = survey(path, options)?;
     let (errors, warnings): (Vec<_>, Vec<_>) =

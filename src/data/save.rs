@@ -36,6 +36,10 @@ pub struct ScanFile<'a> {
 impl<'a> ScanFile<'a> {
     /// All of a scan, its patterns as amplitudes, its dose in the metadata where the amplitudes do
     /// not carry it themselves.
+    ///
+    /// # Panics
+    /// Where the patterns are in a file ([`Stack::in_memory`](super::Stack::in_memory)); [`save_scan`]
+    /// has an error for that.
     pub fn new(scan: &'a Scan) -> ScanFile<'a> {
         // Whole numbers of photons say so themselves.
         let own = CountedPatterns::of(scan).is_some();
@@ -59,8 +63,10 @@ impl<'a> ScanFile<'a> {
         }
     }
 
-    /// The patterns of `range` with all that belongs to them; what they share stays. Panics on a range
-    /// outside the scan.
+    /// The patterns of `range` with all that belongs to them; what they share stays.
+    ///
+    /// # Panics
+    /// On a range outside the scan.
     pub fn part(&self, range: Range<usize>) -> ScanFile<'_> {
         fn cut<'a, T>(all: &'a ArrayView3<T>, range: &Range<usize>) -> ArrayView3<'a, T> {
             all.slice_axis(Axis(0), Slice::from(range.clone()))
@@ -118,7 +124,11 @@ impl CountedPatterns {
 
 /// Writes all of a scan in our own layout: counts stay counts, amplitudes stay amplitudes with their
 /// dose.
+///
+/// # Errors
+/// The file cannot be written, or the patterns are not in memory.
 pub fn save_scan(path: impl AsRef<Path>, scan: &Scan) -> Result<()> {
+    scan.amplitude.in_memory()?;
     let file = ScanFile::new(scan);
     match &counts_to_keep(scan) {
         Some(counts) => write_scan(path, &ScanFile { patterns: counts.view(), ..file }),

@@ -67,10 +67,11 @@ impl Stack {
         }
     }
 
-    /// All patterns in memory.
+    /// All patterns, where they are in memory.
     ///
-    /// Panics where they are in a file, which only a command that reads them by batches asks for
-    /// ([`LoadOptions::room`](super::LoadOptions)).
+    /// # Panics
+    /// Where they are in a file, which only a load with a limit leads to
+    /// ([`LoadOptions::room`](super::LoadOptions)); [`Stack::in_memory`] says so in an error.
     pub fn held(&self) -> &Array3<f32> {
         match self {
             Stack::Held(patterns) => patterns,
@@ -78,7 +79,25 @@ impl Stack {
         }
     }
 
-    /// The same, to be changed.
+    /// All patterns, where they are in memory.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where they are in a file.
+    pub fn in_memory(&self) -> Result<&Array3<f32>> {
+        match self {
+            Stack::Held(patterns) => Ok(patterns),
+            Stack::Filed(filed) => Err(Error::input(
+                &filed.path,
+                "has more patterns than there was room for, but this needs all of them in memory: load it \
+                 without a limit, or take a part of it",
+            )),
+        }
+    }
+
+    /// The same as [`Stack::held`], to be changed.
+    ///
+    /// # Panics
+    /// As [`Stack::held`].
     pub fn held_mut(&mut self) -> &mut Array3<f32> {
         match self {
             Stack::Held(patterns) => Arc::make_mut(patterns),
@@ -90,11 +109,12 @@ impl Stack {
         matches!(self, Stack::Filed(_))
     }
 
-    /// One pattern. Panics on an index outside of the scan.
+    /// One pattern.
     ///
     /// # Errors
-    /// The file cannot be read, or has become shorter.
+    /// An index outside of the scan; the file cannot be read, or has become shorter.
     pub fn pattern(&self, index: usize) -> Result<CowArray<'_, f32, Ix2>> {
+        self.check(index)?;
         match self {
             Stack::Held(patterns) => Ok(patterns.index_axis(Axis(0), index).into()),
             Stack::Filed(filed) => {
@@ -112,6 +132,7 @@ impl Stack {
         match self {
             Stack::Held(patterns) => {
                 for &index in indices {
+                    self.check(index)?;
                     let pattern = patterns.index_axis(Axis(0), index);
                     match pattern.as_slice() {
                         Some(all) => pixels.extend_from_slice(all),
@@ -122,9 +143,17 @@ impl Stack {
             }
             Stack::Filed(filed) => {
                 let mut bytes = Vec::new();
-                indices.iter().try_for_each(|&index| filed.read(index, &mut bytes, pixels))
+                indices.iter().try_for_each(|&index| {
+                    self.check(index)?;
+                    filed.read(index, &mut bytes, pixels)
+                })
             }
         }
+    }
+
+    fn check(&self, index: usize) -> Result<()> {
+        let (count, ..) = self.dim();
+        if index < count { Ok(()) } else { Err(beyond(index, count)) }
     }
 
     /// Shows all patterns to `see`, in order: in memory at once, from a file by parts. Errors as of
@@ -257,6 +286,12 @@ impl Filed {
     }
 }
 
+fn beyond(index: usize, count: usize) -> Error {
+    Error::Config(format!(
+        "pattern {index} is asked for, but there are {count}: they are counted from 0"
+    ))
+}
+
 /// The patterns of several scans, counted through.
 #[derive(Clone, Debug)]
 pub struct Stacks(Vec<Stack>);
@@ -281,7 +316,8 @@ impl Stacks {
                 }
                 None => true,
             });
-            stack.expect("a pattern of one of the scans").read(&[within], pixels)?;
+            let count = || self.0.iter().map(|stack| stack.dim().0).sum();
+            stack.ok_or_else(|| beyond(index, count()))?.read(&[within], pixels)?;
         }
         Ok(())
     }

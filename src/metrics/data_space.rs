@@ -161,7 +161,9 @@ fn widen(z: Complex32) -> Complex64 {
 fn check(scene: &Explained) -> Result<()> {
     let (patterns, side, width) = scene.amplitude.dim();
     let (_, probe_side, probe_width) = scene.probe.dim();
-    let problem = if (side, width) != (probe_side, probe_width) {
+    let problem = if side != width || side == 0 {
+        format!("the patterns are {side}×{width} pixels, not square")
+    } else if (side, width) != (probe_side, probe_width) {
         format!("the patterns are {side}×{width} pixels, the probe {probe_side}×{probe_width}")
     } else if scene.mask.is_some_and(|m| m.dim() != (side, width)) {
         format!("the mask does not have the {side}×{width} pixels of the patterns")
@@ -195,8 +197,17 @@ pub struct Shown {
 /// has fewer. `figures` are those of [`data_space`].
 ///
 /// # Errors
-/// The patterns are in a file that cannot be read.
+/// [`Error::Run`] when the arrays do not belong together, or the figures are of others; the patterns are in a
+/// file that cannot be read.
 pub fn typical_frames(scene: &Explained, figures: &DataSpace) -> Result<Vec<Shown>> {
+    check(scene)?;
+    if figures.per_frame.len() != scene.indices.len() {
+        return Err(Error::Run(format!(
+            "figures of {} patterns for {} patterns: they are of another reconstruction",
+            figures.per_frame.len(),
+            scene.indices.len()
+        )));
+    }
     let mut order: Vec<usize> = (0..figures.per_frame.len()).collect();
     order.sort_by(|&a, &b| figures.per_frame[a].residual.total_cmp(&figures.per_frame[b].residual));
     let mut chosen: Vec<usize> = match order.len() {

@@ -5,10 +5,13 @@ use ndarray::{Array1, Array2, ArrayView1, Axis};
 /// A Gaussian is cut off at this many standard deviations, as scipy does.
 const TRUNCATE: f64 = 4.0;
 
+/// No image is so large.
+const WIDEST: f64 = 1e6;
+
 /// Gaussian blur of standard deviation `sigma` pixels; the image is mirrored at its edges
 /// (d c b a | a b c d), like `scipy.ndimage.gaussian_filter`.
 pub fn blur(image: &Array2<f64>, sigma: f64) -> Array2<f64> {
-    let radius = (TRUNCATE * sigma + 0.5) as i64;
+    let radius = (TRUNCATE * sigma + 0.5).min(WIDEST) as i64;
     let kernel: Vec<f64> =
         (-radius..=radius).map(|k| (-0.5 * (k as f64 / sigma).powi(2)).exp()).collect();
     let total: f64 = kernel.iter().sum();

@@ -22,14 +22,17 @@ const EMPTY_RING: f64 = 1e-24;
 
 impl Frc {
     /// FRC(r) = |⟨F₁ F₂*⟩| / √(⟨|F₁|²⟩⟨|F₂|²⟩), means over the ring round(|q|) = r (Saxton and
-    /// Baumeister, 1982, taken over the central square, without a window).
+    /// Baumeister, 1982, taken over the central square that both have, without a window).
     pub fn new(a: ArrayView2<f64>, b: ArrayView2<f64>) -> Frc {
         Frc::complex(a.mapv(Complex64::from).view(), b.mapv(Complex64::from).view())
     }
 
-    /// The same of complex images.
+    /// The same of complex images. No ring where one of them has no pixel.
     pub fn complex(a: ArrayView2<Complex64>, b: ArrayView2<Complex64>) -> Frc {
-        let side = a.nrows().min(a.ncols());
+        let side = a.nrows().min(a.ncols()).min(b.nrows()).min(b.ncols());
+        if side == 0 {
+            return Frc { side, curve: Vec::new() };
+        }
         let fft = Fft2::new(side, side);
         let spectrum = |image: ArrayView2<Complex64>| {
             let (y, x) = ((image.nrows() - side) / 2, (image.ncols() - side) / 2);

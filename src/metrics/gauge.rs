@@ -8,6 +8,7 @@ use num_complex::Complex64;
 
 use super::image::ratio;
 use crate::simulate::fourier::{Fft2, frequency};
+use crate::{Error, Result};
 
 /// truth ≈ factor · exp(i (ramp · (y, x))) · reconstruction, y and x from the image's middle.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -20,11 +21,16 @@ pub struct Gauge {
 impl Gauge {
     /// The ramp maximises |Σ w · truth · conj(reconstruction · ramp)|, the factor is the
     /// least-squares one. All three images are [H, W]; pixels of weight 0 do not count.
+    ///
+    /// # Errors
+    /// [`Error::Run`] when the shapes differ, or there is no pixel.
     pub fn fit(
         reconstruction: ArrayView2<Complex64>,
         truth: ArrayView2<Complex64>,
         weight: ArrayView2<f64>,
-    ) -> Gauge {
+    ) -> Result<Gauge> {
+        one_shape(reconstruction.dim(), truth.dim())?;
+        one_shape(reconstruction.dim(), weight.dim())?;
         let product = ndarray::Zip::from(reconstruction)
             .and(truth)
             .and(weight)
@@ -32,10 +38,8 @@ impl Gauge {
         let ramp_yx = strongest_frequency(&product);
         let power: f64 = reconstruction.iter().zip(weight).map(|(r, w)| r.norm_sqr() * w).sum();
         let overlap = Sums::new(&product, ramp_yx).value;
-        Gauge {
-            factor: Complex64::new(ratio(overlap.re, power), ratio(overlap.im, power)),
-            ramp_yx,
-        }
+        let factor = Complex64::new(ratio(overlap.re, power), ratio(overlap.im, power));
+        Ok(Gauge { factor, ramp_yx })
     }
 
     /// `reconstruction` in the gauge of the truth.
@@ -82,7 +86,9 @@ fn climb(z: &Array2<Complex64>, start: [f64; 2]) -> [f64; 2] {
     for _ in 0..NEWTON_STEPS {
         let mut step = here.step(z.dim());
         loop {
-            if step[0].hypot(step[1]) < CONVERGED {
+            let length = step[0].hypot(step[1]);
+            // An image with NaN in it has no step that leads anywhere.
+            if length < CONVERGED || length.is_nan() {
                 return k;
             }
             let next = [k[0] + step[0], k[1] + step[1]];
@@ -158,7 +164,14 @@ const REGISTRATION_ROUNDS: usize = 4;
 /// By how many pixels (y, x) the content of `image` must be moved to lie on `reference`, found by
 /// the peak of their cross-correlation. Both are [H, W]; their means are taken out and their edges
 /// tapered. [0, 0] when one of them is constant.
-pub fn registration(image: ArrayView2<Complex64>, reference: ArrayView2<Complex64>) -> [f64; 2] {
+///
+/// # Errors
+/// [`Error::Run`] when the shapes differ, or there is no pixel.
+pub fn registration(
+    image: ArrayView2<Complex64>,
+    reference: ArrayView2<Complex64>,
+) -> Result<[f64; 2]> {
+    one_shape(image.dim(), reference.dim())?;
     let (height, width) = image.dim();
     let fft = Fft2::new(height, width);
     let mut fixed = tapered(reference);
@@ -174,10 +187,24 @@ pub fn registration(image: ArrayView2<Complex64>, reference: ArrayView2<Complex6
         total[0] -= k[0] * height as f64 / TAU;
         total[1] -= k[1] * width as f64 / TAU;
     }
-    total
+    Ok(total)
+}
+
+/// An error if two images do not have the same pixels, or none.
+fn one_shape(first: (usize, usize), second: (usize, usize)) -> Result<()> {
+    let ((height, width), (h, w)) = (first, second);
+    match first == second && height > 0 && width > 0 {
+        true => Ok(()),
+        false => Err(Error::Run(format!(
+            "images of {height} × {width} and {h} × {w} pixels cannot be compared: crop them to one size"
+        ))),
+    }
 }
 
 /// Content moved by (y, x) pixels, periodically, by a phase in Fourier space.
+///
+/// # Panics
+/// When `fft` was planned for another shape.
 pub fn shift(fft: &Fft2, image: ArrayView2<Complex64>, [y, x]: [f64; 2]) -> Array2<Complex64> {
     let (height, width) = image.dim();
     let mut wave = image.to_owned();

@@ -159,9 +159,11 @@ const K2: f64 = 0.03;
 /// Structural similarity of Wang et al. (2004) with a uniform 7×7 window and sample covariances,
 /// averaged over the pixels whose window lies inside the image (scikit-image's defaults).
 ///
-/// 0 when `data_range` is 0 or a side is shorter than the window: nothing can be similar then.
+/// 0 when the shapes differ, `data_range` is 0 or a side is shorter than the window: nothing can be similar
+/// then.
 pub fn ssim(a: &Array2<f64>, b: &Array2<f64>, data_range: f64) -> f64 {
-    if a.nrows().min(a.ncols()) < WINDOW || data_range.is_nan() || data_range <= 0.0 {
+    let small = a.nrows().min(a.ncols()) < WINDOW || a.dim() != b.dim();
+    if small || data_range.is_nan() || data_range <= 0.0 {
         return 0.0;
     }
     let samples = (WINDOW * WINDOW) as f64;
@@ -197,10 +199,10 @@ const SIMILARITY_FLOOR: f64 = 1e-4;
 
 /// Multi-scale structural similarity in the published variant: the full similarity, luminance
 /// included, at each scale; every second pixel kept from one scale to the next without a filter;
-/// one data range, the larger of the two images'.
+/// one data range, the larger of the two images'. 0 when the shapes differ or both images are constant.
 pub fn ms_ssim(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
     let data_range = range(a).max(range(b));
-    if data_range <= 0.0 {
+    if data_range <= 0.0 || a.dim() != b.dim() {
         return 0.0;
     }
     let (mut a, mut b, mut product) = (a.clone(), b.clone(), 1.0);

@@ -1,4 +1,32 @@
 //! How good a reconstruction is: against the truth where it is known, and against the data always.
+//!
+//! ```
+//! use ptycho_gpu::metrics::{Explained, Verdict, data_space};
+//! # use ptycho_gpu::simulate::{Recipe, ScanSpec, simulate};
+//!
+//! # fn main() -> ptycho_gpu::Result<()> {
+//! # let spec = ScanSpec { patterns: 9, ..ScanSpec::default() };
+//! # let scan = simulate(&Recipe { scan: spec, ..Recipe::default() })?.to_scan();
+//! // The true object of a simulated scan explains its patterns but for the shot noise.
+//! let object = scan.object.as_ref().unwrap();
+//! let indices: Vec<usize> = (0..scan.len()).collect();
+//! let figures = data_space(&Explained {
+//!     amplitude: &scan.amplitude,
+//!     kappa: scan.dose.kappa,
+//!     mask: None,
+//!     probe: scan.probe.view(),
+//!     object: object.view().into(),
+//!     origin_yx: [0.0, 0.0],
+//!     positions: &scan.positions,
+//!     indices: &indices,
+//!     gains: None,
+//!     background: None,
+//! })?;
+//! assert!((figures.residual / figures.floor - 1.0).abs() < 0.1);
+//! println!("{}", Verdict::of(&figures.evidence()));
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod bad_frames;
 pub mod data_space;

@@ -88,13 +88,13 @@ pub fn against_truth(
     if weight.sum() == 0.0 {
         return Err(Error::Run("no pixel of the scanned area was reconstructed".into()));
     }
-    let gauge = Gauge::fit(recon.view(), exact.view(), weight.view());
+    let gauge = Gauge::fit(recon.view(), exact.view(), weight.view())?;
     let fitted = gauge.apply(recon.view());
     let image = compare(fitted.view(), exact.view(), PhaseAlign::Plane)?;
     let [relative_l2, amplitude_mae, phase_mae] = errors(&fitted, &exact, &weight);
     Ok(TruthReport {
         relative_l2,
-        constant_l2: constant_l2(&exact, &weight),
+        constant_l2: constant_l2(&exact, &weight)?,
         amplitude_mae,
         phase_mae,
         amplitude_ncc: correlation(&fitted, &exact, &weight, |image| image.mapv(|z| z.norm())),
@@ -105,7 +105,7 @@ pub fn against_truth(
         gauge_amplitude: gauge.factor.norm(),
         gauge_phase: gauge.factor.arg(),
         gauge_ramp_yx: gauge.ramp_yx,
-        registration_yx: registration(fitted.view(), exact.view()),
+        registration_yx: registration(fitted.view(), exact.view())?,
         area: [top, left, height, width],
         covered: weight.sum() / weight.len() as f64,
         image,
@@ -176,10 +176,10 @@ fn errors(fitted: &Array2<Complex64>, exact: &Array2<Complex64>, weight: &Array2
 }
 
 /// The relative L2 error of a featureless image in its best gauge.
-fn constant_l2(exact: &Array2<Complex64>, weight: &Array2<f64>) -> f64 {
+fn constant_l2(exact: &Array2<Complex64>, weight: &Array2<f64>) -> Result<f64> {
     let flat = Array2::ones(exact.dim());
-    let gauge = Gauge::fit(flat.view(), exact.view(), weight.view());
-    errors(&gauge.apply(flat.view()), exact, weight)[0]
+    let gauge = Gauge::fit(flat.view(), exact.view(), weight.view())?;
+    Ok(errors(&gauge.apply(flat.view()), exact, weight)[0])
 }
 
 const RANDOM_PHASE_ERROR: f64 = std::f64::consts::FRAC_PI_2;

@@ -1,10 +1,15 @@
 //! The two plans of a network: one that trains it and one that applies it.
+//!
+//! # Panics
+//! These functions belong to the engine: they assert what
+//! [`TrainConfig::validate`](crate::config::TrainConfig::validate) and
+//! [`ModelConfig::validate`] check, and that no size is 0.
 
 use super::optimiser::{self, Controls};
 use super::physics::{self, Overlap, canvas_side, merged};
 use super::{Initial, Patch};
 use crate::config::{Loss, LossConfig, MergeWeights, Mode, ModelConfig, OptimiserConfig};
-use crate::graph::{Graph, Group, Precision, Value};
+use crate::graph::{Graph, Group, Precision, Role, Slot, Value};
 use crate::ops::absolute_error::{absolute_error, absolute_phase_error};
 use crate::ops::diffraction::Source;
 use crate::ops::gather::gather;
@@ -152,6 +157,17 @@ pub struct Stitched {
     pub weight: Value,
     /// [H, W, 5], set to 0 before the first batch.
     pub canvas: Value,
+}
+
+/// Most groups of a batch that the kernels can count, who have 31 bits for the numbers of a buffer; with `modes` of
+/// the probe, and patches at most `reach` pixels from the middle of their group.
+pub fn most_groups(model: &ModelConfig, modes: usize, reach: f64) -> usize {
+    let one = inference(model, 1, None).plan;
+    let grows = |slot: &&Slot| matches!(slot.role, Role::Work | Role::Input | Role::Output);
+    let maps = one.slots.iter().filter(grows).map(Slot::len).max().unwrap_or(1);
+    let exits = 2 * model.channels() * modes * model.n.pow(2);
+    let canvas = 2 * model.channels() * canvas_side(model.n, reach).pow(2);
+    i32::MAX as usize / maps.max(exits).max(canvas)
 }
 
 /// [`training_in`] single precision.

@@ -60,6 +60,8 @@ pub fn rank(scan: &Scan, options: &Options) -> Result<Ranking> {
         let text = "there is no probe, which a short fit needs to start from: add `probeGuess`";
         return Err(Error::input(&scan.source.path, text));
     }
+    scan.check()?;
+    scan.amplitude.in_memory()?;
     let trial = Trial::of(scan, options.frames, options.side)?;
     let mut attempts = known_probe(&trial, options)?;
     run_all(&mut attempts, options.epochs[1], true, options.seed)?;

@@ -54,7 +54,7 @@ impl Trial {
             Error::input(&scan.source.path, text)
         };
         check_whole(scan).map_err(refuse)?;
-        let part = scan.subset(&middle(scan, frames));
+        let part = scan.subset(&middle(scan, frames))?;
         let overlap = check_part(&part).map_err(refuse)?;
         Ok(Trial { scan: cropped(&part, cropped_side(&part, side)), overlap })
     }
@@ -213,7 +213,7 @@ fn cropped(scan: &Scan, side: usize) -> Scan {
         mask: scan.mask.as_ref().map(|mask| inner(mask.view(), side).to_owned()),
         object: None,
         labels: None,
-        ..scan.subset(&[])
+        ..scan.clone()
     }
 }
 

@@ -82,6 +82,7 @@ pub fn probe(
     options: &Options,
     device: &Chosen,
 ) -> Result<Array3<Complex32>> {
+    scan.check()?;
     match choice {
         ProbeChoice::Shape(spec) => {
             spec.check(scan.side()).map_err(|e| Error::Config(format!("--probe: {e}")))?;

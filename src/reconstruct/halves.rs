@@ -78,7 +78,7 @@ pub fn halves(
     };
     let [even, odd] = [half(0)?, half(1)?];
     let [first, second] = [&even, &odd].map(|half| square.of(&half.reconstruction));
-    let frc = compare(&first, &second);
+    let frc = compare(&first, &second)?;
     let ring = frc.crossing(THRESHOLD).min(frc.side as f64 / 2.0);
     Ok(Halves {
         ring,
@@ -90,14 +90,14 @@ pub fn halves(
 }
 
 /// FRC of two images after a factor, a phase ramp and a shift between them have been taken out.
-fn compare(first: &Array2<Complex64>, second: &Array2<Complex64>) -> Frc {
+fn compare(first: &Array2<Complex64>, second: &Array2<Complex64>) -> Result<Frc> {
     let (side, _) = first.dim();
     let ones = Array2::ones(first.dim());
-    let gauge = Gauge::fit(second.view(), first.view(), ones.view());
+    let gauge = Gauge::fit(second.view(), first.view(), ones.view())?;
     let fitted = gauge.apply(second.view());
-    let by = registration(fitted.view(), first.view());
+    let by = registration(fitted.view(), first.view())?;
     let moved = shift(&Fft2::new(side, side), fitted.view(), by);
-    Frc::complex(faded(first).view(), faded(&moved).view())
+    Ok(Frc::complex(faded(first).view(), faded(&moved).view()))
 }
 
 /// Without its mean, and 0 at its edge.

@@ -5,6 +5,7 @@ use ndarray::{Array2, Array3, ArrayView2, Axis, concatenate, s};
 use num_complex::{Complex32, Complex64};
 use rayon::prelude::*;
 
+use crate::Result;
 use crate::data::geometry::Neighbours;
 use crate::data::scan::Position;
 use crate::metrics::Shown;
@@ -126,25 +127,32 @@ pub struct Change {
 
 /// Compares a refined object with what it started from: a factor and a phase ramp between them mean
 /// nothing and are taken out.
-pub fn change(before: &Saved, after: &Reconstruction) -> Change {
+///
+/// # Errors
+/// As of [`compare`].
+pub fn change(before: &Saved, after: &Reconstruction) -> Result<Change> {
     let origin_yx = after.canvas.origin_yx.map(|o| o as f64);
     compare(before, &after.stitched.object, &after.stitched.weights, origin_yx)
 }
 
 /// The same for the `object` of another result, [H, W], with its weights and the object coordinates
 /// (row, column) of its pixel (0, 0).
+///
+/// # Errors
+/// [`Error::Run`](crate::Error::Run) for an object without a pixel.
 pub fn compare(
     before: &Saved,
     object: &Array2<Complex32>,
     weights: &Array2<f32>,
     origin_yx: [f64; 2],
-) -> Change {
+) -> Result<Change> {
     let new = object;
     let offset = [0, 1].map(|i| (origin_yx[i] - before.origin_yx[i]).round() as i64);
     let index = |(y, x): (usize, usize)| {
-        let at = [usize::try_from(y as i64 + offset[0]), usize::try_from(x as i64 + offset[1])];
-        let at = [*at[0].as_ref().ok()?, *at[1].as_ref().ok()?];
-        before.weights.get(at).is_some_and(|&w| w > 0.0).then_some(at)
+        let at = [(y, offset[0]), (x, offset[1])].map(|(i, by)| (i as i64).saturating_add(by));
+        let at = [usize::try_from(at[0]).ok()?, usize::try_from(at[1]).ok()?];
+        let known = before.weights.get(at).is_some_and(|&w| w > 0.0);
+        (known && before.object.get(at).is_some()).then_some(at)
     };
     let wide = |z: Complex32| Complex64::new(z.re.into(), z.im.into());
     let old = Array2::from_shape_fn(new.dim(), |at| {
@@ -152,14 +160,14 @@ pub fn compare(
     });
     let (trusted, lit) = (trusted(weights), lit(weights));
     let both = Array2::from_shape_fn(new.dim(), |at| {
-        f64::from(u8::from(index(at).is_some() && trusted[at]))
+        f64::from(u8::from(index(at).is_some() && trusted.get(at) == Some(&true)))
     });
     let new = new.mapv(wide);
-    let fitted = Gauge::fit(old.view(), new.view(), both.view()).apply(old.view());
+    let fitted = Gauge::fit(old.view(), new.view(), both.view())?.apply(old.view());
     let (mut off, mut all) = (0.0, 0.0);
     let mut size = Array2::from_elem(new.dim(), f32::NAN);
     for (at, z) in new.indexed_iter() {
-        if index(at).is_some() && lit[at] {
+        if index(at).is_some() && lit.get(at) == Some(&true) {
             size[at] = (z - fitted[at]).norm() as f32;
         }
         if both[at] > 0.0 {
@@ -169,5 +177,5 @@ pub fn compare(
     }
     let relative = if all > 0.0 { f64::sqrt(off / all) } else { 0.0 };
     let before = fitted.mapv(|z| Complex32::new(z.re as f32, z.im as f32));
-    Change { before, size, relative }
+    Ok(Change { before, size, relative })
 }

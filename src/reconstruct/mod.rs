@@ -5,19 +5,23 @@
 //! for the positions, until the residual stops falling. [`reconstruct`] starts from nothing but a
 //! scan, or from another reconstruction, a network's for example, which it refines.
 //!
-//! ```no_run
+//! ```
 //! use ptycho_gpu::backend;
 //! use ptycho_gpu::config::Device;
-//! use ptycho_gpu::data::{LoadOptions, load};
 //! use ptycho_gpu::reconstruct::{Options, Start, reconstruct};
+//! # use ptycho_gpu::simulate::{Recipe, ScanSpec, simulate};
 //!
 //! # fn main() -> ptycho_gpu::Result<()> {
-//! let scan = load("scan.npz".as_ref(), &LoadOptions::default())?;
-//! let options = Options { epochs: 60, modes: Some(3), ..Options::default() };
+//! # let folder = tempfile::tempdir().unwrap();
+//! # let spec = ScanSpec { patterns: 25, ..ScanSpec::default() };
+//! # let scan = simulate(&Recipe { scan: spec, ..Recipe::default() })?.to_scan();
+//! let options = Options { epochs: 3, batch_size: Some(5), ..Options::default() };
 //! let device = backend::choose(Device::Auto)?;
 //! let solved = reconstruct(&scan, &Start::of(&scan), &options, &device, None)?;
 //! println!("residual {:.4}", solved.figures.residual);
-//! solved.reconstruction.write("reconstruction.npz".as_ref(), &scan, &Default::default())?;
+//! # assert!(solved.figures.residual < 0.5);
+//! # let file = folder.path().join("reconstruction.npz");
+//! solved.reconstruction.write(&file, &scan, &Default::default())?;
 //! # Ok(())
 //! # }
 //! ```
@@ -49,6 +53,9 @@ use crate::{Error, Result};
 /// Rates of the smooth parts are below this: two grids that agree may then change a pixel by a factor
 /// of 2 in one step.
 const SMOOTH_LIMIT: f64 = 0.4;
+
+/// Positions that move farther than this many pixels belong to another scan.
+const MOST_SHIFT: f64 = 256.0;
 
 /// How an object is solved for. Lengths are object pixels, rates are per step of Adam.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -165,6 +172,16 @@ pub struct StartObject {
     pub origin_yx: [f64; 2],
 }
 
+impl StartObject {
+    fn is_sound(&self) -> bool {
+        // Beyond, a coordinate has no fraction.
+        let near = |origin: &f64| origin.abs() < 1e15;
+        self.object.dim() == self.weights.dim()
+            && self.origin_yx.iter().all(near)
+            && self.object.iter().all(|z| z.is_finite())
+    }
+}
+
 impl Start {
     /// The probe of the file, all patterns that are used at the positions of the file, and an object of ones.
     pub fn of(scan: &Scan) -> Start {
@@ -271,6 +288,7 @@ pub fn reconstruct_watched(
     watch: Watch,
 ) -> Result<Solved> {
     options.check()?;
+    scan.check()?;
     start.check(scan)?;
     if options.refine_positions {
         positions::check(scan, &start.probe, &start.indices)?;
@@ -309,6 +327,12 @@ impl Options {
         }
         if let Some(modes) = self.modes.filter(|&modes| modes > modes::MOST) {
             return refuse(format!("--modes is {modes}, but at most {} work", modes::MOST));
+        }
+        if self.max_shift > MOST_SHIFT {
+            return refuse(format!(
+                "--max-shift is {}, but must be at most {MOST_SHIFT} pixels; 4 is usual",
+                self.max_shift
+            ));
         }
         let rates = [
             ("--object-rate", self.rates.object),
@@ -380,6 +404,12 @@ impl Start {
                 scan.len()
             ));
         }
-        Ok(())
+        if self.object.as_ref().is_some_and(|object| !object.is_sound()) {
+            return refuse(
+                "the object to start from needs one weight a pixel, and numbers that are finite"
+                    .into(),
+            );
+        }
+        scan.amplitude.in_memory().map(drop)
     }
 }

@@ -89,6 +89,7 @@ impl<'a> Job<'a> {
         let room = if options.refine_positions { options.max_shift.ceil() as usize + 1 } else { 1 };
         let canvas = Canvas::around(&start.positions, side + 2 * room)?;
         let modes = options.modes.unwrap_or(start.probe.dim().0);
+        check_size(&canvas, modes * side * side, options.batch(start.indices.len()))?;
         let (step, stream) = plan(scan, start, options, [canvas.height, canvas.width], device)?;
         let backend = device.open(step.plan.clone())?;
         let probe = beams::with_count(start.probe.view(), modes);
@@ -121,8 +122,9 @@ impl<'a> Job<'a> {
     fn write_scan(&mut self, scan: &Scan, stream: bool) -> Result<()> {
         let (step, backend, n) = (&self.step, self.backend.as_mut(), self.side);
         let mut frames = Vec::with_capacity(self.start.indices.len() * n * n);
+        let patterns = scan.amplitude.in_memory()?;
         for &i in &self.start.indices {
-            frames.extend(scan.amplitude.held().index_axis(Axis(0), i).iter());
+            frames.extend(patterns.index_axis(Axis(0), i).iter());
         }
         if stream {
             let (staged, pixels) = (Vec::new(), n * n);
@@ -229,6 +231,26 @@ impl<'a> Job<'a> {
             exposure: self.exposure()?,
         })
     }
+}
+
+/// An error where the kernels cannot count the pixels of the canvas, or of the exit waves of a step, each of so many
+/// `pixels`: they have 31 bits for the numbers of a buffer.
+fn check_size(canvas: &Canvas, pixels: usize, batch: usize) -> Result<()> {
+    let most = i32::MAX as usize / 2;
+    if canvas.pixels() > most as u64 {
+        return Err(Error::Run(format!(
+            "an object of {} × {} pixels is more than can be solved for: are the coordinates in object pixels, and is \
+             there a stray one?",
+            canvas.height, canvas.width
+        )));
+    }
+    if batch > most / pixels {
+        return Err(Error::Config(format!(
+            "--batch-size is {batch}, but at most {} patterns with this probe can be computed at once",
+            most / pixels
+        )));
+    }
+    Ok(())
 }
 
 /// The plan of a step, and whether patterns are streamed: where the device cannot hold all.

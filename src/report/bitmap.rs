@@ -34,6 +34,8 @@ impl Bitmap {
         Bitmap { width, height, pixels: vec![PAPER; width * height] }
     }
 
+    /// # Panics
+    /// Outside of the picture.
     pub fn get(&self, x: usize, y: usize) -> Rgb {
         self.pixels[y * self.width + x]
     }

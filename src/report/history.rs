@@ -73,10 +73,15 @@ impl History {
         Ok(History { path: path.to_path_buf(), columns, file })
     }
 
-    /// Adds a row, at once on its way to the file. NaN leaves a cell empty. Panics unless there is
+    /// Adds a row, at once on its way to the file. NaN leaves a cell empty. An error unless there is
     /// one value per column.
     pub fn append(&mut self, row: &[f64]) -> Result<()> {
-        assert_eq!(row.len(), self.columns, "one value per column");
+        if row.len() != self.columns {
+            let (values, columns) = (row.len(), self.columns);
+            let problem =
+                format!("has {columns} columns, but a row of {values} values was to be added");
+            return Err(Error::input(&self.path, problem));
+        }
         let mut line = String::new();
         for (index, value) in row.iter().enumerate() {
             let comma = if index > 0 { "," } else { "" };

@@ -25,7 +25,7 @@ impl Progress {
     /// For `epochs` of `steps_per_epoch` each, of which those before `first_epoch` (counted from
     /// 0) are done.
     pub fn new(epochs: usize, steps_per_epoch: usize, first_epoch: usize) -> Progress {
-        let steps_left = epochs.saturating_sub(first_epoch) * steps_per_epoch;
+        let steps_left = epochs.saturating_sub(first_epoch).saturating_mul(steps_per_epoch);
         let bar = (!run_log::is_quiet() && io::stderr().is_terminal()).then(|| bar(steps_left));
         run_log::set_bar(bar.clone());
         let now = Instant::now();

@@ -74,7 +74,10 @@ pub fn extract_from(
     })
 }
 
+/// Beyond this many pixels from the object a patch is empty anyway; keeps the indices in range.
+const FAR: f64 = (1u64 << 40) as f64;
+
 /// Object pixel (row, column) from which on a patch reaches; it takes one more pixel than its side.
 pub fn corner(position: Position, side: usize) -> [i64; 2] {
-    [position.y, position.x].map(|at| (at - (side / 2) as f64).floor() as i64)
+    [position.y, position.x].map(|at| (at - (side / 2) as f64).clamp(-FAR, FAR).floor() as i64)
 }

@@ -24,12 +24,18 @@ impl Fft2 {
         Fft2 { shape: [height, width], forward, inverse }
     }
 
-    /// In place; zero frequency at (0, 0). Panics for another shape than the planned one.
+    /// In place; zero frequency at (0, 0).
+    ///
+    /// # Panics
+    /// For another shape than the planned one.
     pub fn forward(&self, image: &mut Array2<Complex64>) {
         self.transform(image, &self.forward);
     }
 
     /// In place; the inverse of [`Fft2::forward`].
+    ///
+    /// # Panics
+    /// For another shape than the planned one.
     pub fn inverse(&self, image: &mut Array2<Complex64>) {
         self.transform(image, &self.inverse);
     }

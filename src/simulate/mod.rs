@@ -18,7 +18,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::data::scan::Position;
+use crate::memory::Budget;
 use crate::random::{Purpose, Stream};
+use crate::stitch::MOST_SIDE;
 use crate::{Error, Result};
 
 pub use forward::Forward;
@@ -54,7 +56,7 @@ impl DoseSpec {
     /// Photons of a mean pattern of `side` × `side` pixels.
     pub fn photons(self, side: usize) -> f64 {
         match self {
-            DoseSpec::MeanCount(count) => count * (side * side) as f64,
+            DoseSpec::MeanCount(count) => count * (side as f64).powi(2),
             DoseSpec::Photons(photons) => photons,
         }
     }
@@ -75,16 +77,22 @@ impl Default for Recipe {
     }
 }
 
+/// Bytes of a pixel of the patterns: counts, their roots, and what is written.
+const PATTERN_BYTES: u64 = 12;
+
+/// Bytes of a pixel of the object, with the images that it is made of.
+const OBJECT_BYTES: f64 = 160.0;
+
 impl Recipe {
     /// Refuses what cannot be simulated, with a sentence for each.
     ///
     /// # Errors
     /// [`Error::Config`] for an odd or tiny side, an empty scan, a dose that is not positive, or
-    /// object, probe and scan parameters outside their ranges.
+    /// object, probe and scan parameters outside their ranges, or more than fits in memory.
     pub fn check(&self) -> Result<()> {
-        let side_ok = self.side >= 8 && self.side.is_multiple_of(2);
+        let side_ok = (8..=MOST_SIDE).contains(&self.side) && self.side.is_multiple_of(2);
         require(side_ok, || {
-            format!("the pattern side must be even and at least 8, not {}", self.side)
+            format!("the pattern side must be even and from 8 to {MOST_SIDE}, not {}", self.side)
         })?;
         let photons = self.dose.photons(self.side);
         require(photons.is_finite() && photons > 0.0, || {
@@ -92,7 +100,14 @@ impl Recipe {
         })?;
         self.scan.check()?;
         self.object.check()?;
-        self.probe.check(self.side)
+        self.probe.check(self.side)?;
+        let pixels = (self.scan.patterns as f64 * (self.side as f64).powi(2)) as u64;
+        let object = self.scan.object_side(self.side).powi(2);
+        let needs = [
+            ("patterns", PATTERN_BYTES.saturating_mul(pixels)),
+            ("the object", (OBJECT_BYTES * object) as u64),
+        ];
+        Budget::new(None).check(&needs, "simulate fewer patterns, or a smaller step or jitter")
     }
 }
 
@@ -127,6 +142,27 @@ pub struct SimulatedScan {
 
 /// Simulates the scan that `recipe` describes, patterns in parallel.
 ///
+/// ```
+/// use ptycho_gpu::simulate::{DoseSpec, ProbeSpec, Recipe, ScanSpec, simulate};
+///
+/// # fn main() -> ptycho_gpu::Result<()> {
+/// let recipe = Recipe {
+///     side: 64,
+///     scan: ScanSpec { patterns: 25, step: 5.0, jitter: 1.0 },
+///     probe: ProbeSpec { diameter: 20.0, powers: vec![3.0, 1.0], ..ProbeSpec::default() },
+///     dose: DoseSpec::Photons(1e5),
+///     ..Recipe::default()
+/// };
+/// let simulated = simulate(&recipe)?;
+/// assert_eq!(simulated.probe.dim(), (2, 64, 64));
+/// assert!((simulated.mean_photons() / 1e5 - 1.0).abs() < 0.01);
+/// // As the loader would have it, had it been written to a file.
+/// let scan = simulated.to_scan();
+/// assert_eq!(scan.len(), 25);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// [`Error::Config`] where [`Recipe::check`] objects, or a pixel exceeds the range of `u32`.
 pub fn simulate(recipe: &Recipe) -> Result<SimulatedScan> {
@@ -141,6 +177,11 @@ pub fn simulate(recipe: &Recipe) -> Result<SimulatedScan> {
     // Summed in the order of the patterns: a parallel sum would depend on the number of threads.
     let mean_energy = energy.iter().sum::<f64>() / energy.len() as f64;
     let dose_factor = recipe.dose.photons(recipe.side) / mean_energy;
+    require(dose_factor.is_finite() && dose_factor > 0.0, || {
+        format!(
+            "the probe puts a mean energy of {mean_energy} on the object: give it another shape"
+        )
+    })?;
     let scale = dose_factor.sqrt();
     probe.mapv_inplace(|z| z * scale);
     let patterns = detect(recipe, &Forward::new(probe.clone()), &object, &positions)?;

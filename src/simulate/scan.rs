@@ -40,21 +40,38 @@ impl ScanSpec {
     }
 }
 
+impl ScanSpec {
+    /// Side of the square grid.
+    fn grid(&self) -> usize {
+        (self.patterns as f64).sqrt().ceil() as usize
+    }
+
+    /// First position of the grid, in object pixels.
+    fn start(&self, side: usize) -> f64 {
+        (side / 2) as f64 + (LARGEST_JITTER * self.jitter).ceil()
+    }
+
+    /// Side of an object that holds all patches of `side` pixels, before it is made even.
+    pub(super) fn object_side(&self, side: usize) -> f64 {
+        let span = self.grid().saturating_sub(1) as f64 * self.step;
+        // One pixel more than the last patch needs: its bilinear neighbours.
+        (2.0 * self.start(side) + span).ceil() + 1.0
+    }
+}
+
 /// [M] positions whose patches lie wholly inside an object of [size, size], and that size.
 ///
 /// The grid is the smallest square one with at least M points; which of them are left out is
 /// random, the order is row by row.
 pub fn positions(spec: &ScanSpec, side: usize, seed: u64) -> (Vec<Position>, usize) {
-    let grid = (spec.patterns as f64).sqrt().ceil() as usize;
+    let grid = spec.grid();
     let mut stream = Stream::new(seed, Purpose::Positions, 0);
     let mut chosen = stream.permutation(grid * grid);
     chosen.truncate(spec.patterns);
     chosen.sort_unstable();
     let reach = LARGEST_JITTER * spec.jitter;
-    let span = (grid - 1) as f64 * spec.step;
-    let start = (side / 2) as f64 + reach.ceil();
-    // One pixel more than the last patch needs: its bilinear neighbours.
-    let size = (2.0 * start + span).ceil() as usize + 1;
+    let start = spec.start(side);
+    let size = spec.object_side(side) as usize;
     let mut place = |cell: usize| {
         let jitter = (spec.jitter * stream.normal()).clamp(-reach, reach);
         start + cell as f64 * spec.step + jitter

@@ -54,11 +54,8 @@ impl BandStitcher {
         folder: &Path,
     ) -> Result<BandStitcher> {
         let rule = Rule::new(canvas, options)?;
-        let covered = (patches as u64).saturating_mul((options.crop as u64).pow(2));
-        if canvas.pixels() == 0 || canvas.pixels() / EMPTY > covered {
-            return Err(canvas.too_large("its patches cover next to nothing of it"));
-        }
-        let rows = bytes / (BAND_BYTES * canvas.width as u64);
+        check_coverage(canvas, options.crop, patches)?;
+        let rows = bytes / BAND_BYTES.saturating_mul(canvas.width as u64);
         let rows = (rows as usize).clamp(1, canvas.height);
         let crops = Scratch::create(folder)?;
         let folder = folder.to_path_buf();
@@ -82,10 +79,11 @@ impl BandStitcher {
     /// The weighted mean of everything that was added, in files.
     ///
     /// # Errors
-    /// Nothing was added, the disk is full.
+    /// Nothing was added, or less than a canvas of this size is made of; the disk is full.
     pub fn finish(self) -> Result<Banded> {
         let BandStitcher { rule, placements, crops, folder, rows } = self;
         let negligible = rule.negligible()?;
+        check_coverage(&rule.canvas, rule.crop, placements.len())?;
         let Canvas { height, width, .. } = rule.canvas;
         let side = rule.crop;
         let crops = Raster { height: placements.len(), ..Raster::of(crops, side * side, 2)? };
@@ -133,6 +131,15 @@ impl BandStitcher {
     }
 }
 
+/// An error if so many crops cannot fill the canvas.
+fn check_coverage(canvas: &Canvas, crop: usize, patches: usize) -> Result<()> {
+    let covered = (patches as u64).saturating_mul((crop as u64).pow(2));
+    if canvas.pixels() == 0 || canvas.pixels() / EMPTY > covered {
+        return Err(canvas.too_large("its patches cover next to nothing of it"));
+    }
+    Ok(())
+}
+
 /// A stitched object in files, as [`Stitched`] has it in memory.
 #[derive(Clone, Debug)]
 pub struct Banded {
@@ -172,7 +179,7 @@ impl Banded {
         let mut window = Array2::zeros(shape);
         let inside = |first: i64, count: usize, size: usize| {
             let clamp = |at: i64| at.clamp(0, size as i64);
-            clamp(first) as usize..clamp(first + count as i64) as usize
+            clamp(first) as usize..clamp(first.saturating_add(count as i64)) as usize
         };
         let columns = inside(corner[1], shape.1, self.canvas.width);
         for row in inside(corner[0], shape.0, self.canvas.height) {
@@ -222,7 +229,12 @@ impl Raster {
 
     fn numbers(&self, first: usize, pixels: usize) -> Result<Vec<f32>> {
         let size = self.parts * size_of::<f32>();
-        assert!(first + pixels <= self.height * self.width, "pixels of the raster");
+        if first.saturating_add(pixels) > self.height * self.width {
+            return Err(Error::Config(format!(
+                "pixels {first} to {first} + {pixels} are asked for, but the canvas has {}",
+                self.height * self.width
+            )));
+        }
         let mut bytes = vec![0; pixels * size];
         let read = self.file.read_exact_at(&mut bytes, (first * size) as u64);
         read.map_err(Error::io("read the scratch file", &self.path))?;

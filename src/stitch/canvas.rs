@@ -7,6 +7,9 @@ use crate::{Error, Result};
 /// What stitching holds per canvas pixel: the running sums and the three result arrays.
 pub const BYTES_PER_PIXEL: u64 = 56;
 
+/// Largest square around a position: that of a patch, with room for the position to move.
+const MOST_CROP: usize = 2 * super::MOST_SIDE;
+
 const GIB: f64 = (1u64 << 30) as f64;
 
 /// Coordinates beyond this no longer have a fraction in f64.
@@ -37,7 +40,7 @@ impl Canvas {
     }
 
     /// The same, larger than the memory too, for [`BandStitcher`](super::BandStitcher). Errors: no
-    /// positions, or one that is not finite.
+    /// positions, or one that is not finite; a crop that no patch can have.
     pub fn of_any_size(positions: &[Position], crop: usize) -> Result<Canvas> {
         if positions.is_empty() {
             return Err(Error::Run("a canvas needs at least one position".into()));
@@ -48,6 +51,11 @@ impl Canvas {
                     "position {index} is (x {x}, y {y}): a canvas needs finite coordinates in object pixels"
                 )));
             }
+        }
+        if crop > MOST_CROP {
+            return Err(Error::Config(format!(
+                "squares of {crop} pixels are asked for, but at most {MOST_CROP} can be placed"
+            )));
         }
         let (top, height) = extent(positions.iter().map(|p| p.y), crop);
         let (left, width) = extent(positions.iter().map(|p| p.x), crop);

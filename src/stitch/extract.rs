@@ -4,7 +4,9 @@ use ndarray::{Array3, ArrayView2};
 use num_complex::{Complex32, Complex64};
 use rayon::prelude::*;
 
+use super::MOST_SIDE;
 use crate::data::scan::Position;
+use crate::{Error, Result};
 
 /// Beyond this many pixels from the object a patch is empty anyway; keeps the indices in range.
 const FAR: f64 = (1u64 << 40) as f64;
@@ -15,24 +17,28 @@ const FAR: f64 = (1u64 << 40) as f64;
 /// and name the place of patch index (n/2, n/2). Between pixels the object is interpolated
 /// bilinearly; outside of the array it is 0. At whole positions the patches are exact copies.
 ///
-/// Panics when `n` is odd or a position is not finite: a loaded scan has neither.
+/// # Errors
+/// [`Error::Run`] when `n` is odd or larger than any patch, or a position is not finite.
 pub fn extract(
     object: ArrayView2<Complex32>,
     origin_yx: [i64; 2],
     positions: &[Position],
     n: usize,
-) -> Array3<Complex32> {
-    assert!(n.is_multiple_of(2), "a patch has an even side, not {n}");
+) -> Result<Array3<Complex32>> {
+    if !n.is_multiple_of(2) || n > MOST_SIDE {
+        return Err(Error::Run(format!(
+            "patches of {n} × {n} pixels cannot be cut out: their side must be even and at most {MOST_SIDE}"
+        )));
+    }
+    if let Some(Position { x, y }) = positions.iter().find(|p| !p.is_finite()) {
+        return Err(Error::Run(format!("no patch can be cut out at (x {x}, y {y}): not finite")));
+    }
     let mut patches = Array3::zeros((positions.len(), n, n));
     if patches.is_empty() {
-        return patches;
+        return Ok(patches);
     }
     let pixels = patches.as_slice_mut().expect("an array made by zeros is contiguous");
     pixels.par_chunks_mut(n * n).zip(positions).for_each(|(patch, position)| {
-        assert!(
-            position.x.is_finite() && position.y.is_finite(),
-            "positions are finite, not {position:?}"
-        );
         let (top, fy) = corner(position.y, origin_yx[0], n);
         let (left, fx) = corner(position.x, origin_yx[1], n);
         for (j, row) in (top..).zip(patch.chunks_mut(n)) {
@@ -44,7 +50,7 @@ pub fn extract(
             }
         }
     });
-    patches
+    Ok(patches)
 }
 
 /// Array index of patch pixel 0 along one axis, and how far beyond it that pixel lies, in [0, 1).

@@ -29,6 +29,9 @@ pub use canvas::{BYTES_PER_PIXEL, Canvas};
 pub use extract::extract;
 pub use orientation::Orientation;
 
+/// Largest side of a patch, pixels: detectors have fewer.
+pub const MOST_SIDE: usize = 1 << 13;
+
 /// Below this fraction of the largest weight of a crop, Σw is the rounding of a coordinate rather
 /// than coverage, and the pixel counts as empty.
 const NEGLIGIBLE: f64 = 1e-9;
@@ -67,6 +70,27 @@ pub struct Stitched {
 ///
 /// `patches` is [M, N, N]; `positions` are the M patch centres in object pixels. Errors: as
 /// [`Stitcher::new`], [`Stitcher::add`] and [`Stitcher::finish`].
+///
+/// ```
+/// use ndarray::Array2;
+/// use num_complex::Complex32;
+/// use ptycho_gpu::data::Position;
+/// use ptycho_gpu::stitch::{Canvas, Options, Weights, extract, stitch};
+///
+/// # fn main() -> ptycho_gpu::Result<()> {
+/// // Patches of a known object, taken 4 pixels apart, give it back.
+/// let object = Array2::from_shape_fn((40, 40), |(y, x)| Complex32::new(y as f32, x as f32));
+/// let at = |i: usize| Position { x: 12.0 + 4.0 * (i % 5) as f64, y: 12.0 + 4.0 * (i / 5) as f64 };
+/// let positions: Vec<Position> = (0..25).map(at).collect();
+/// let patches = extract(object.view(), [0, 0], &positions, 16)?;
+/// let options = Options { crop: 8, weights: Weights::Uniform };
+/// let canvas = Canvas::around(&positions, options.crop)?;
+/// let stitched = stitch(patches.view(), &positions, &canvas, &options)?;
+/// assert_eq!((stitched.object.dim(), canvas.origin_yx), ((24, 24), [8, 8]));
+/// assert_eq!(stitched.object[[0, 0]], object[[8, 8]]);
+/// # Ok(())
+/// # }
+/// ```
 pub fn stitch(
     patches: ArrayView3<Complex32>,
     positions: &[Position],
@@ -298,7 +322,7 @@ impl Stitched {
     /// From the canvas that the op [`stitch`](crate::ops::stitch::stitch) leaves, [H, W, 5]. Object
     /// and consistency are multiplied by `gauge`; `weights` is what the patches were weighted with.
     ///
-    /// Error: a patch was not finite.
+    /// Errors: another number of cells than the canvas has, a patch that was not finite.
     pub fn of_cells(
         cells: &[f32],
         canvas: &Canvas,
@@ -306,6 +330,14 @@ impl Stitched {
         gauge: f32,
     ) -> Result<Stitched> {
         let shape = (canvas.height, canvas.width);
+        if canvas.pixels().checked_mul(CELL as u64) != Some(cells.len() as u64) {
+            return Err(Error::Run(format!(
+                "{} numbers for a canvas of {} × {} pixels: {CELL} each are needed",
+                cells.len(),
+                canvas.height,
+                canvas.width
+            )));
+        }
         let negligible = NEGLIGIBLE as f32 * weights.iter().copied().fold(0.0, f32::max);
         let mut result = Stitched {
             object: Array2::zeros(shape),
@@ -333,9 +365,9 @@ impl Stitched {
 }
 
 fn check_crop(crop: usize) -> Result<()> {
-    if crop == 0 || !crop.is_multiple_of(2) {
+    if crop == 0 || !crop.is_multiple_of(2) || crop > MOST_SIDE {
         return Err(Error::Config(format!(
-            "the stitching crop is {crop}: it must be even and at least 2"
+            "the stitching crop is {crop}: it must be even, at least 2, and at most {MOST_SIDE}"
         )));
     }
     Ok(())

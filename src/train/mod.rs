@@ -113,12 +113,29 @@ pub struct Trainer {
 
 impl Trainer {
     /// Plans the step, allocates it, loads the patterns, and sets the first or the saved weights.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a configuration out of range or of another side than the patterns,
+    /// [`Error::Input`] for scans that are none ([`Scan::check`]) or lack the true patches that are learned
+    /// from, and for a checkpoint of another training; those of the device.
     pub fn new(material: Material, resolved: &Resolved, device: &Chosen) -> Result<Trainer> {
         let resolved = &precision::decided(resolved, device)?;
         let config = resolved.config.clone();
+        config.validate()?;
         let seed = config.run.seed;
         let Material { train, test, supply, made_labels, made_probe } = material;
         let mut pool = Pool::new(&train, test.as_ref(), &config.data, seed)?;
+        if pool.side != config.model.n {
+            return Err(Error::Config(format!(
+                "--n is {}, but the patterns are {} pixels wide",
+                config.model.n, pool.side
+            )));
+        }
+        let unlabelled = train.iter().chain(&test).find(|scan| scan.labels.is_none());
+        if let Some(scan) = unlabelled.filter(|_| config.loss.mode.sees_labels()) {
+            let problem = "has no true patches, which --mode asks for: use --mode unsupervised";
+            return Err(Error::input(&scan.source.path, problem));
+        }
         if made_labels {
             pool.weigh_labels_by_light();
         }

@@ -43,6 +43,14 @@ pub fn plan(
     let TrainConfig { model, loss, optimiser, .. } = config;
     let build = |sizes: &Sizes| plans::training_in(precision, model, loss, optimiser, sizes);
     let mut sizes = sizes(config, pool)?;
+    let most = plans::most_groups(model, sizes.modes, sizes.reach);
+    if sizes.batch > most {
+        return Err(Error::Config(format!(
+            "--batch-size is {}, but at most {most} groups of this network can be computed at once: for larger \
+             steps there is --accumulate-grad-batches",
+            sizes.batch
+        )));
+    }
     let (patterns, memory) = (sizes.frames as u64, Budget::new(config.run.memory_limit));
     let step = build(&sizes);
     let budget = device.budget(config.run.device_memory_limit)?;
@@ -88,9 +96,20 @@ pub fn needs(plan: &Plan, buffers: u64, patterns: u64, held: u64) -> [(&'static 
     ]
 }
 
+/// Farthest that a pattern may lie from the middle of its group, pixels: a canvas holds all of a group.
+const FARTHEST: f64 = 4096.0;
+
 /// What the plan has to hold.
 fn sizes(config: &TrainConfig, pool: &Pool) -> Result<Sizes> {
     let frames = pool.members.iter().map(|m| m.first + m.positions.len()).max().unwrap_or(0);
+    let reach = pool.reach(&config.model, &config.data)?;
+    if reach > FARTHEST {
+        return Err(Error::Config(format!(
+            "a pattern may lie {reach:.0} pixels from the middle of its group, at most {FARTHEST} can be \
+             computed: are the positions in object pixels, and is there a stray one? A smaller --gridsize, or \
+             fewer --neighbor-count, helps too"
+        )));
+    }
     let typical = match config.loss.kind {
         _ if !config.loss.mode.sees_patterns() => 1.0,
         Loss::Poisson => pool.typical[0],
@@ -101,7 +120,7 @@ fn sizes(config: &TrainConfig, pool: &Pool) -> Result<Sizes> {
         frames,
         scans: pool.members.len(),
         modes: pool.modes,
-        reach: pool.reach(&config.model, &config.data)?,
+        reach,
         typical,
     })
 }

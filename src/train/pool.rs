@@ -146,7 +146,7 @@ impl Pool {
             if kept.is_empty() {
                 continue;
             }
-            let share = config.n_images.map(|n| (n * kept.len()).div_ceil(total));
+            let share = config.n_images.map(|n| n.saturating_mul(kept.len()).div_ceil(total));
             let share =
                 if part == Part::Validation { share.map(|n| n.min(kept.len())) } else { share };
             let positions: Vec<Position> = kept.iter().map(|&k| member.positions[k]).collect();
@@ -206,6 +206,11 @@ fn check_sides(train: &[Scan], test: Option<&Scan>) -> Result<usize> {
         Error::Config("there is no scan to learn from: give --train-data-file".into())
     })?;
     for scan in train.iter().chain(test) {
+        scan.check()?;
+        if scan.probe.is_empty() {
+            let problem = "has no probe, which the physics needs: add `probeGuess`";
+            return Err(Error::input(&scan.source.path, problem));
+        }
         if scan.side() != side {
             let problem = format!(
                 "patterns are {0}×{0}, but those of {1} are {side}×{side}: scans that are learned \

@@ -139,6 +139,10 @@ fn tensor<'a>(slot: &Slot, checkpoint: &'a Checkpoint, path: &Path) -> Result<&'
         let problem = format!("`{name}` has shape {found:?}, the network needs {shape:?}");
         return Err(Error::input(path, problem));
     }
+    if !tensor.is_whole() {
+        let problem = format!("`{name}` has {} values for its shape {shape:?}", tensor.data.len());
+        return Err(Error::input(path, problem));
+    }
     Ok(tensor)
 }
 
@@ -158,7 +162,8 @@ pub fn learned(checkpoint: &Checkpoint, path: &Path) -> Result<Learned> {
     size("object_factor", learned.object_factor)?;
     learned.scans.iter().try_for_each(|scan| size("gauge", scan.gauge))?;
     if learned.probe_trained {
-        let probe = checkpoint.tensors.get("probe").map(|probe| probe.shape.as_slice());
+        let probe = checkpoint.tensors.get("probe").filter(|probe| probe.is_whole());
+        let probe = probe.map(|probe| probe.shape.as_slice());
         let n = learned.model.n;
         let last = learned.scans.iter().rposition(|scan| scan.trained).map(|last| last + 1);
         let whole = matches!(probe, Some(&[scans, modes, height, width, 2])

@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use crate::data::Rejected;
 use crate::data::scan::{Position, Scan, Source};
+use crate::memory::Budget;
 use crate::random::{Purpose, Stream};
 use crate::simulate::objects::{self, ObjectKind, ObjectSpec};
 use crate::simulate::{Forward, forward};
@@ -35,6 +36,9 @@ const LARGEST_PHASE: [f64; 2] = [0.1, 3.0];
 /// Pixels around the outermost patches: bilinear neighbours.
 const MARGIN: usize = 2;
 
+/// Bytes of a pixel of a pattern and of its true patch.
+const PIXEL_BYTES: u64 = 12;
+
 /// A supply of simulated scans.
 #[derive(Debug)]
 pub struct Synthetic {
@@ -47,7 +51,20 @@ pub struct Synthetic {
 impl Synthetic {
     /// `patterns` of an epoch, with probe, dose, mask and positions of `like`. The positions of an
     /// object are the same in every epoch, so that groups are made once.
-    pub fn new(like: Scan, patterns: usize, seed: u64) -> Synthetic {
+    ///
+    /// # Errors
+    /// A scan that is none ([`Scan::check`]), no probe, no pattern, or more than fit in memory.
+    pub fn new(like: Scan, patterns: usize, seed: u64) -> Result<Synthetic> {
+        like.check()?;
+        if patterns == 0 || like.probe.is_empty() {
+            return Err(Error::Config(format!(
+                "{patterns} patterns by a probe of {} modes cannot be simulated: at least 1 of each is needed",
+                like.probe.dim().0
+            )));
+        }
+        let pixels = (patterns as u64).saturating_mul((like.side() as u64).pow(2));
+        let needs = [("simulated patterns of two epochs", pixels.saturating_mul(2 * PIXEL_BYTES))];
+        Budget::new(None).check(&needs, "ask for fewer with --synthetic")?;
         let per_object = PATTERNS_PER_OBJECT.min(like.len());
         let objects = patterns.div_ceil(per_object);
         let mut stream = Stream::new(seed, Purpose::Positions, 0);
@@ -56,7 +73,7 @@ impl Synthetic {
             nearest(&like.positions, stream.below(like.len()), count)
         });
         let tiles = tiles.collect();
-        Synthetic { like, tiles, seed }
+        Ok(Synthetic { like, tiles, seed })
     }
 
     /// The scans of `epoch`, one for each object, with the true patches as labels.

@@ -111,8 +111,8 @@ impl<'a> Teacher<'a> {
         let [top, left] = self.origin_yx;
         let moved = |p: &Position| Position { x: p.x - left, y: p.y - top };
         let on_canvas: Vec<Position> = positions.iter().map(moved).collect();
-        let labels = stitch::extract(self.object, [0, 0], &on_canvas, scan.side());
+        let labels = stitch::extract(self.object, [0, 0], &on_canvas, scan.side())?;
         let probe = self.probe.to_owned();
-        Ok(Scan { positions, probe, labels: Some(labels), ..scan.excerpt(&patterns)? })
+        Ok(Scan { positions, probe, labels: Some(labels), ..scan.subset(&patterns)? })
     }
 }

@@ -43,7 +43,7 @@ impl Watched {
         indices.sort_by(|a, b| distance(a).total_cmp(&distance(b)));
         indices.truncate(MOST_PATTERNS);
         indices.sort_unstable();
-        let scan = Scan { labels: None, ..scan.excerpt(&indices)? };
+        let scan = Scan { labels: None, ..scan.subset(&indices)? };
         Ok(Watched { live, scan, device: device.clone(), blind: false })
     }
 }

@@ -72,6 +72,7 @@ impl Target {
 ///
 /// Error: a format with metres for a scan that does not know its pixels.
 pub fn write(path: &Path, target: Target, scan: &Scan, provenance: &Value) -> Result<Vec<String>> {
+    scan.amplitude.in_memory()?;
     match target {
         Target::Npz => save_scan(path, scan).map(|()| Vec::new()),
         Target::Ptychodus => product::write(path, scan, provenance),
