@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// ```
 /// use ndarray::{Array2, Array3};
 /// use num_complex::Complex32;
-/// use ptycho_gpu::data::{Dose, DoseOrigin, Instrument, Position, Scan, Source};
+/// use ptycho_gpu::data::{Dose, DoseOrigin, Instrument, Position, Rejected, Scan, Source};
 ///
 /// # fn main() -> ptycho_gpu::Result<()> {
 /// let counts = Array3::<f32>::from_elem((4, 64, 64), 9.0);
@@ -30,6 +30,7 @@ use crate::{Error, Result};
 ///     object: None,
 ///     labels: None,
 ///     instrument: Instrument::default(),
+///     rejected: Rejected::default(),
 ///     source: Source { path: "made by hand".into(), sha256: String::new() },
 /// };
 /// scan.check()?;

@@ -26,7 +26,6 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::Result;
 use crate::backend::{Backend, Chosen};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Resolved, TrainConfig};
@@ -37,6 +36,7 @@ use crate::models::plans::Training;
 use crate::report::history::History;
 use crate::report::loggers::Loggers;
 use crate::report::{self, Progress as Bar};
+use crate::{Error, Result};
 use batch::{Batch, Share, Streamed};
 use collapse::Structure;
 use pause::Interrupts;
