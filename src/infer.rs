@@ -84,6 +84,9 @@ impl Network {
             )));
         }
         let learned = state::learned(checkpoint, path)?;
+        // Larger batches of what has no such weights could be beyond what can be planned.
+        let one = plans::inference(&learned.model.alone(), 1, None).plan;
+        state::fits(&one, checkpoint, path)?;
         let most = plans::most_groups(&learned.model, 1, 0.0);
         if batch_size > most {
             return Err(Error::Config(format!(
@@ -288,7 +291,6 @@ impl Network {
             log::info!("the device has no room for the canvas: it is stitched on the CPU");
             plan = build(None);
         }
-        state::fits(&plan.plan, &self.checkpoint, &self.path)?;
         let mut backend = self.device.open(plan.plan.clone())?;
         state::apply(backend.as_mut(), &self.checkpoint, &self.path)?;
         backend.write(plan.training, &[0.0])?;
