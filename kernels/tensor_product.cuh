@@ -204,16 +204,16 @@ __device__ inline void set_four(float* to, float4 z, int count, bool aligned)
 // Sets or adds to the first `count` of four pixels in a row, all at once where they are `aligned`.
 __device__ inline void put_four(float* to, int accumulate, float4 z, int count, bool aligned)
 {
-    if (accumulate && aligned) {
-        const float4 y = *reinterpret_cast<const float4*>(to);
-        z = make_float4(y.x + z.x, y.y + z.y, y.z + z.z, y.w + z.w);
-    } else if (accumulate) {
-        z.x += to[0];
-        if (count > 1) z.y += to[1];
-        if (count > 2) z.z += to[2];
-        if (count > 3) z.w += to[3];
+    if (aligned) {
+        float4* all = reinterpret_cast<float4*>(to);
+        const float4 y = accumulate ? *all : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        *all = make_float4(y.x + z.x, y.y + z.y, y.z + z.z, y.w + z.w);
+    } else {
+        put(to, accumulate, z.x);
+        if (count > 1) put(to + 1, accumulate, z.y);
+        if (count > 2) put(to + 2, accumulate, z.z);
+        if (count > 3) put(to + 3, accumulate, z.w);
     }
-    set_four(to, z, count, aligned);
 }
 
 __device__ inline float4 biased_relu(float4 z, float bias, int relu)

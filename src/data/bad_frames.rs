@@ -346,7 +346,10 @@ pub fn find(scan: &Scan) -> Result<Vec<BadFrame>> {
 
 /// Whether two frames are the same, though they were taken in two places.
 fn repeats(scan: &Scan, frame: usize, earlier: usize) -> Result<bool> {
-    let [Position { x, y }, before] = [scan.positions[frame], scan.positions[earlier]];
+    let place = |frame: usize| scan.positions.get(frame).copied();
+    let (Some(Position { x, y }), Some(before)) = (place(frame), place(earlier)) else {
+        return Ok(false);
+    };
     let apart = (x - before.x).hypot(y - before.y) > ELSEWHERE;
     Ok(apart && scan.amplitude.pattern(frame)? == scan.amplitude.pattern(earlier)?)
 }

@@ -151,6 +151,7 @@ fn write(path: &Path, side: usize, patterns: usize) -> Result<()> {
 fn train(device: &Chosen, options: &Options, scan: &Scan, folder: &Path) -> Result<f64> {
     let mut config = TrainConfig::default();
     config.model.n = options.n;
+    config.data.train_data_file = vec![scan.source.path.clone()];
     config.data.n_images = Some((options.steps * options.batch).min(scan.len()));
     config.run.batch_size = options.batch;
     config.run.max_epochs = EPOCHS;

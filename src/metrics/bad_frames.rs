@@ -46,6 +46,7 @@ const STEP: i64 = 2;
 /// # Errors
 /// The patterns, or a canvas in files, cannot be read.
 pub fn bad_frames(scan: &Scan, scene: &Explained, figures: &DataSpace) -> Result<Vec<BadFrame>> {
+    scan.check()?;
     let mut bad = bad_frames::find(scan)?;
     // A duplicate of a frame that is not used may well be right.
     bad.retain_mut(|bad| {

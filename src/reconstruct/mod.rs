@@ -187,7 +187,8 @@ impl Start {
     pub fn of(scan: &Scan) -> Start {
         Start {
             probe: scan.probe.clone(),
-            positions: scan.used().iter().map(|&i| scan.positions[i]).collect(),
+            // A scan may lack some, which is found when it is taken.
+            positions: scan.used().iter().filter_map(|&i| scan.positions.get(i).copied()).collect(),
             indices: scan.used(),
             object: None,
         }

@@ -147,7 +147,9 @@ proptest! {
             (1, Some(name)) => checkpoint.tensors.get_mut(&name).unwrap().data.truncate(length),
             (2, Some(name)) => checkpoint.tensors.get_mut(&name).unwrap().shape = shape,
             (3, _) => {
-                checkpoint.metadata["learned"]["probe_trained"] = json!(true);
+                if let Some(learned) = checkpoint.metadata["learned"].as_object_mut() {
+                    learned.insert("probe_trained".into(), json!(true));
+                }
                 checkpoint.tensors.insert("probe".into(), Tensor { shape, data: vec![1.0; length] });
             }
             _ => {}

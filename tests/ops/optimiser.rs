@@ -107,12 +107,12 @@ fn no_update_changes_anything_where_the_norm_of_the_gradient_is_not_finite() {
 #[test]
 fn the_norm_of_all_gradients_is_no_number_where_the_loss_is_not_finite() {
     let norm = |loss: f32| {
-        let build = |g: &mut Graph, v: [Value; 3]| {
+        let build = |g: &mut Graph, v: [Value; 4]| {
             let norm = global_norm(g, &[v[0]], Some(v[1]));
-            accumulate(g, norm, v[2], v[2]);
+            accumulate(g, norm, v[2], v[3]);
         };
-        // The last buffer is 0, which has the norm put into it.
-        run_everywhere([&[3.0, 4.0], &[loss], &[0.0]], build)[2][0]
+        // Nothing is kept of what is there, so the norm is put into its place.
+        run_everywhere([&[3.0, 4.0], &[loss], &[0.0], &[0.0]], build)[2][0]
     };
     assert_eq!(norm(-7.5), 5.0);
     assert!([f32::NAN, f32::INFINITY].iter().all(|&loss| norm(loss).is_nan()));
