@@ -71,6 +71,9 @@ impl Network {
         device: &Chosen,
     ) -> Result<Network> {
         let learned = state::learned(checkpoint, path)?;
+        // Larger batches of what has no such weights could be beyond what can be planned.
+        let one = plans::inference(&learned.model.alone(), 1, None).plan;
+        state::fits(&one, checkpoint, path)?;
         let probe =
             learned.probe_trained.then(|| checkpoint.tensors.get("probe").cloned()).flatten();
         let model = learned.model.alone();
@@ -258,7 +261,6 @@ impl Network {
             log::info!("the device has no room for the canvas: it is stitched on the CPU");
             plan = build(None);
         }
-        state::fits(&plan.plan, &self.checkpoint, &self.path)?;
         let mut backend = self.device.open(plan.plan.clone())?;
         state::apply(backend.as_mut(), &self.checkpoint, &self.path)?;
         backend.write(plan.training, &[0.0])?;

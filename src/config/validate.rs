@@ -15,6 +15,7 @@ type Problems = Vec<(&'static str, String)>;
 
 /// Larger networks than this are not taken from files: no machine trains them.
 const MAX_STORED: usize = 1024;
+const MAX_SCALE: usize = 64;
 
 /// What is said of an option that would do nothing with single patterns.
 const OF_GROUPS: &str =
@@ -182,7 +183,10 @@ impl ModelConfig {
             return Err(error.to_string().lines().next().unwrap_or_default().to_owned());
         }
         let &ModelConfig { n_filters_scale, width, blocks, refiners, .. } = self;
-        match n_filters_scale.max(width).max(blocks).max(refiners) {
+        match width.max(blocks).max(refiners) {
+            _ if n_filters_scale > MAX_SCALE => {
+                Err(format!("has {n_filters_scale} times the channels, more than {MAX_SCALE}"))
+            }
             size if size > MAX_STORED => {
                 Err(format!("has {size} channels, blocks or refiners, more than {MAX_STORED}"))
             }
