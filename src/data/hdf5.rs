@@ -13,8 +13,8 @@ use std::path::{Component, Path, PathBuf};
 use ndarray::{ArrayD, IxDyn};
 use num_complex::Complex32;
 use rust_hdf5::{
-    ByteOrder, DatatypeMessage, H5Dataset, H5File, H5FileOptions, H5Group, H5Type, Hdf5Error,
-    Hyperslab, LinkClass, Selection,
+    ByteOrder, DatatypeMessage, Filter, H5Dataset, H5File, H5FileOptions, H5Group, H5Type,
+    Hdf5Error, Hyperslab, LinkClass, Selection,
 };
 
 use super::archive::{Kind, Member, convert_chunk, decoder};
@@ -28,6 +28,14 @@ const MOST_INFLATION: u64 = 1100;
 
 /// What a file without any packed data may claim, bytes: fill values take no space.
 const SMALL: u64 = 1 << 26;
+
+/// Filters, by their numbers, and what a block and a line of szip may have at most.
+const SZIP: u16 = 4;
+const NBIT: u16 = 5;
+const SCALE_OFFSET: u16 = 6;
+const BITSHUFFLE: u16 = 32008;
+const SZIP_BLOCK: u64 = 32;
+const SZIP_LINE: u64 = 4096;
 
 /// Numbers that are read at once where an array is gone through by parts.
 const PART: usize = 1 << 18;
@@ -274,6 +282,13 @@ impl Hdf5 {
         if self.claimed(at, &chunk, data.element_size())? > limit {
             return Err(self.problem(at, &format!("has chunks of {chunk:?}: it is damaged")));
         }
+        let filters = data.filters().map_err(|error| self.refuse(at, &error))?;
+        if let Some(filter) = filters.iter().find(|filter| !is_sound(filter, limit)) {
+            let (id, values) = (filter.id, &filter.cd_values);
+            let problem =
+                format!("is packed by filter {id} in blocks of {values:?}: it is damaged");
+            return Err(self.problem(at, &problem));
+        }
         let claimed = self.claimed(at, &data.shape(), data.element_size())?;
         if claimed > limit {
             let problem = format!(
@@ -470,6 +485,19 @@ fn slice(
         2 => flat(data, part, u16::to_ne_bytes),
         4 => flat(data, part, u32::to_ne_bytes),
         _ => flat(data, part, u64::to_ne_bytes),
+    }
+}
+
+/// Whether a filter asks for no more memory than `limit` and than its blocks are large: the crate believes what
+/// stands in the file of how many values, of how many bytes, it unpacks at once.
+fn is_sound(filter: &Filter, limit: u64) -> bool {
+    let value = |at: usize| u64::from(filter.cd_values.get(at).copied().unwrap_or(0));
+    match filter.id {
+        SZIP => value(1) <= SZIP_BLOCK && value(3) <= SZIP_LINE,
+        NBIT | SCALE_OFFSET => value(2).saturating_mul(value(4).max(1)) <= limit,
+        // Where the length of a block is not said, it is 128 values at least.
+        BITSHUFFLE => value(2).saturating_mul(value(3).max(128)) <= SMALL,
+        _ => true,
     }
 }
 
