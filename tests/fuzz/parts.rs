@@ -145,7 +145,7 @@ fn head(bytes: &[u8]) -> Option<usize> {
     let size = bytes.get(start..start + width)?;
     let size =
         size.iter().rev().fold(0, |sum: usize, byte| sum.wrapping_mul(256) + usize::from(*byte));
-    (size < bytes.len()).then_some(start + width + size)
+    (size < bytes.len()).then(|| start + width + size)
 }
 
 /// Writes the checksum of `length` bytes at `at` behind them.
