@@ -147,16 +147,17 @@ fn a_long_training_is_as_fast_and_as_small_in_the_end_as_in_the_beginning() {
     assert_eq!(rows.last().unwrap()[1], steps as f64);
     let seconds: Vec<f64> = rows.iter().skip(1).map(|row| row[10]).collect();
     let halves = seconds.split_at(seconds.len() / 2);
-    let [first, second] = [halves.0, halves.1].map(|part| 1e3 * median(part) / EPOCH as f64);
+    let [first, second] = [halves.0, halves.1].map(|part| 1e3 * quartile(part) / EPOCH as f64);
     eprintln!("a step takes {first:.3} ms, later {second:.3} ms");
     let limit = if steps < MANY_STEPS { SHORT_SLOWER } else { SLOWER };
     assert!(second <= limit * first, "a step took {first:.3} ms, and later {second:.3} ms");
 }
 
-fn median(values: &[f64]) -> f64 {
+/// The lower one: other programs of the machine disturb the faster epochs least.
+fn quartile(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
+    sorted[sorted.len() / 4]
 }
 
 /// Looks at the process while it trains.

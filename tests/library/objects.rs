@@ -29,7 +29,7 @@ fn images(of: (usize, usize), other: (usize, usize), value: f64) -> [Array2<Comp
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn patches_are_stitched_or_it_is_said_why_not(
