@@ -95,7 +95,10 @@ proptest! {
         let share = |count, epoch| Groups::sharing(&positions, g, k, count, seed, epoch).unwrap();
         let groups = share(None, epoch);
         prop_assert_eq!(&groups, &share(None, epoch));
-        prop_assert_ne!(&groups, &share(None, epoch + 1));
+        // A few groups of nearly all patterns may come out the same by chance.
+        if n > 4 * g * g {
+            prop_assert_ne!(&groups, &share(None, epoch + 1));
+        }
         let mut times = vec![0; n];
         for i in 0..groups.len() {
             let mut members = sorted(groups.group(i));
