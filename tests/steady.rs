@@ -40,7 +40,7 @@ const EPOCH: usize = 50;
 const PARTS: usize = 10;
 
 /// What this process has of the system.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Taken {
     /// Resident memory, bytes.
     memory: u64,
@@ -59,13 +59,15 @@ impl Taken {
         Taken { memory: 1024 * number("VmRSS:"), descriptors, threads: number("Threads:") }
     }
 
-    /// The most of each of two.
-    fn or(self, other: Taken) -> Taken {
-        Taken {
-            memory: self.memory.max(other.memory),
-            descriptors: self.descriptors.max(other.descriptors),
-            threads: self.threads.max(other.threads),
-        }
+    /// What all of some have in common: the most memory, and the least of what is opened for a moment, as a
+    /// file is while it is written. What is left behind is there every time.
+    fn of(all: impl Iterator<Item = Taken>) -> Taken {
+        all.reduce(|a, b| Taken {
+            memory: a.memory.max(b.memory),
+            descriptors: a.descriptors.min(b.descriptors),
+            threads: a.threads.min(b.threads),
+        })
+        .expect("it was looked at")
     }
 
     /// What there is more of than before.
@@ -105,7 +107,7 @@ fn cycles_of_training_and_inference_leave_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
     let (scan, run) = (folder.path().join("scan.npz"), folder.path().join("run"));
     save_scan(&scan, &small_scan(4)).unwrap();
-    let mut before = Taken::default();
+    let mut first = Vec::new();
     for cycle in 0..cycles {
         // A network of convolutions now and then: its buffers are another matter.
         let of = if cycle % 10 == 0 { small_training } else { tiny };
@@ -119,9 +121,9 @@ fn cycles_of_training_and_inference_leave_nothing_behind() {
         let done = cycle + 1;
         // What a first few leave is kept for the others.
         if done <= (cycles / PARTS).max(20) {
-            before = before.or(Taken::now());
+            first.push(Taken::now());
         } else if done % (cycles / PARTS).max(1) == 0 {
-            Taken::now().check(&before);
+            Taken::now().check(&Taken::of(first.iter().copied()));
         }
     }
 }
@@ -185,16 +187,13 @@ impl Watch {
         Watch { over, seen: thread::spawn(look) }
     }
 
-    /// The most of the first half of so many epochs, without the very first of them, and of the second.
+    /// What the first half of so many epochs took, without the very first of them, and the second.
     fn halves(self, epochs: usize) -> (Taken, Taken) {
         self.over.store(true, Ordering::Relaxed);
-        let mut halves = [Taken::default(); 2];
-        for (done, taken) in self.seen.join().expect("it only looks") {
-            if done > 0 && done < epochs {
-                let half = &mut halves[usize::from(done >= epochs / 2)];
-                *half = half.or(taken);
-            }
-        }
-        (halves[0], halves[1])
+        let seen = self.seen.join().expect("it only looks");
+        let half = |of: std::ops::Range<usize>| {
+            Taken::of(seen.iter().filter(|(done, _)| of.contains(done)).map(|&(_, taken)| taken))
+        };
+        (half(1..epochs / 2), half(epochs / 2..epochs))
     }
 }
