@@ -19,7 +19,7 @@ const OWN: &str = ".cuda/nvidia/cu13/bin/nvcc";
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=kernels");
-    for name in ["PTYCHO_REQUIRE_NVCC", "NVCC", "CUDA_HOME", "CUDA_PATH", "PATH"] {
+    for name in ["PTYCHO_REQUIRE_NVCC", "NVCC", "CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
     // A path that is not there would make every build a new one; scripts/get-nvcc touches this file.
@@ -34,7 +34,12 @@ fn main() {
     // Nothing of an earlier compiler may stay.
     let _ = fs::remove_dir_all(&machine_code);
     fs::create_dir_all(&machine_code).expect("OUT_DIR is writable");
-    if let Some(nvcc) = nvcc() {
+    let nvcc = nvcc();
+    // Only where it matters: environments of Python change it, and each change would make a build a new one.
+    if nvcc.as_deref() != Some(Path::new(OWN)) {
+        println!("cargo::rerun-if-env-changed=PATH");
+    }
+    if let Some(nvcc) = nvcc {
         return compile(&nvcc, &out, &fatbin, &report);
     }
     let missing = "no nvcc in NVCC, CUDA_HOME, CUDA_PATH, PATH or .cuda/ (scripts/get-nvcc puts \

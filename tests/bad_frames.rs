@@ -274,6 +274,27 @@ fn a_network_that_is_not_shown_them_is_that_of_a_scan_that_never_had_them() {
 }
 
 #[test]
+fn a_resumed_training_says_that_a_list_of_frames_is_another_now() {
+    let list = large().folder.path().join("frames.txt");
+    let reject = format!("--reject-frames={}", list.display());
+    let more = [&reject, "--max-epochs=2", "--resume=auto"];
+    fs::write(&list, "frame\n7\n").unwrap();
+    let folder = trained(&large().spoiled, "listed", &[&reject]);
+    let said = |more: &[&str]| {
+        let mut command = program(&["train", "--train-data-file", text(&large().spoiled)]);
+        command.args(["--output-dir", text(&folder), "--batch-size=8", "--n-filters-scale=1"]);
+        let output = command.args(["--seed=2", "--no-report"]).args(more).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(!said(&more).contains("resuming without"));
+    fs::write(&list, "frame\n7\n19\n").unwrap();
+    let changed = "resuming without 2 frames (7, 19) of ";
+    let said = said(&[&reject, "--max-epochs=3", "--resume=auto"]);
+    assert!(said.contains(changed) && said.contains("without frame 7 so far"), "{said}");
+}
+
+#[test]
 fn inference_stitches_without_them() {
     let network = trained(&large().spoiled, "network", &["--reject-frames=auto"]);
     let infer = |scan: &Path, name: &str, more: &[&str]| {

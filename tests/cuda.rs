@@ -117,7 +117,8 @@ fn ten_steps_have_the_same_losses_on_both_devices() {
         return;
     }
     let (place, scan) = workplace();
-    for more in [&["--n-images=2"][..], &["--n-images=2", "--gridsize=2", "--probe-trainable"]] {
+    let grouped = &["--n-images=1", "--batch-size=1", "--gridsize=2", "--probe-trainable"];
+    for more in [&["--n-images=2"][..], grouped] {
         let losses = ["cpu", "cuda"].map(|device| {
             let folder = place.path().join(device);
             let (device, epochs) = (format!("--device={device}"), "--max-epochs=10");
@@ -328,19 +329,17 @@ fn two_steps_leave_nearly_the_same_weights_on_both_devices() {
 }
 
 #[test]
-fn a_training_on_cuda_is_repeated_and_resumed_to_the_bit() {
+fn a_training_on_cuda_has_the_same_bits_when_it_is_done_in_two_parts() {
     if !device() {
         return;
     }
     let (place, scan) = workplace();
-    let [whole, again, parts] = ["whole", "again", "parts"].map(|name| place.path().join(name));
+    let [whole, parts] = ["whole", "parts"].map(|name| place.path().join(name));
     let common = ["--device=cuda", "--n-images=4", "--batch-norm"];
     train(&scan, &whole, &[&common[..], &["--max-epochs=2"]].concat());
-    train(&scan, &again, &[&common[..], &["--max-epochs=2"]].concat());
     train(&scan, &parts, &[&common[..], &["--max-epochs=1"]].concat());
     train(&scan, &parts, &[&common[..], &["--max-epochs=2", "--resume=auto"]].concat());
-    assert!(weights(&whole) == weights(&again), "a second run");
-    assert!(weights(&whole) == weights(&parts), "a resumed run");
+    assert!(weights(&whole) == weights(&parts));
 }
 
 #[test]
@@ -364,7 +363,7 @@ fn streamed_patterns_give_the_same_bits() {
     }
     let (place, scan) = workplace();
     let [whole, streamed] = ["whole", "streamed"].map(|name| place.path().join(name));
-    let common = ["--device=cuda", "--max-epochs=2", "--n-images=5"];
+    let common = ["--device=cuda", "--max-epochs=2", "--n-images=3"];
     train(&scan, &whole, &common);
     // One byte less than what the plan takes with all patterns; two batches of them are fewer.
     let record = std::fs::read_to_string(whole.join("run.json")).unwrap();

@@ -164,6 +164,7 @@ fn scan_entry(scan: &Scan) -> LearnedScan {
         kappa: scan.dose.kappa,
         gauge: scan.probe_gauge(),
         trained: false,
+        rejected: Vec::new(),
     }
 }
 

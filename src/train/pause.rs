@@ -128,8 +128,9 @@ impl Trainer {
         self.interrupts.last = Some(self.progress.clone());
     }
 
-    /// A place within an epoch means nothing where the epoch has other batches now.
-    pub(super) fn check_place(&mut self) -> Result<()> {
+    /// A place within an epoch means nothing where the epoch has other batches now, be it of the same frames
+    /// or of others.
+    pub(super) fn check_place(&mut self, same_frames: bool) -> Result<()> {
         let Some(within) = &self.progress.within else { return Ok(()) };
         let size = self.config.run.batch_size;
         let groups = self.epoch_groups(Part::Training, self.progress.epoch)?.len();
@@ -141,6 +142,9 @@ impl Trainer {
                 within.groups,
                 within.size
             );
+            self.progress.within = None;
+        } else if !same_frames {
+            log::warn!("epoch {} is begun again, with the frames of now", self.progress.epoch + 1);
             self.progress.within = None;
         }
         Ok(())

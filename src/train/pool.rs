@@ -15,6 +15,8 @@ use crate::{Error, Result};
 pub struct Member {
     pub source: Source,
     pub positions: Vec<Position>,
+    /// Frames that are left out.
+    pub rejected: Vec<usize>,
     /// First pattern of this scan among all patterns.
     pub first: usize,
     /// κ in counts = (κ a)².
@@ -180,6 +182,7 @@ impl Member {
         Member {
             source: scan.source.clone(),
             positions: scan.positions.clone(),
+            rejected: scan.rejected.frames().iter().map(|bad| bad.frame).collect(),
             first,
             kappa: scan.dose.kappa,
             gauge,

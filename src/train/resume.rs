@@ -38,6 +38,9 @@ const FIXED: [&str; 2] = ["optimizer", "probe_trainable"];
 /// Options that checkpoints of older versions lack, with what was done all the same.
 const ASSUMED: [(&str, &str); 1] = [("precision", "fp32")];
 
+/// Frames named in one line of the log.
+const NAMED: usize = 8;
+
 /// Whether the same scans are learned from.
 pub fn check_scans(given: &[LearnedScan], stored: &[LearnedScan], path: &Path) -> Result<()> {
     let hashes = |scans: &[LearnedScan]| -> Vec<(String, bool)> {
@@ -60,6 +63,35 @@ pub fn check_scans(given: &[LearnedScan], stored: &[LearnedScan], path: &Path) -
         list(given)
     );
     Err(Error::input(path, problem))
+}
+
+/// Whether the same frames are left out of the same scans. Others change the steps to come, which is said: the
+/// option that names them can be a file, and a file can have changed.
+pub fn same_frames(given: &[LearnedScan], stored: &[LearnedScan]) -> bool {
+    let mut same = true;
+    for (now, before) in given.iter().zip(stored).filter(|(a, b)| a.rejected != b.rejected) {
+        log::warn!(
+            "resuming without {} of {}, where training was without {} so far",
+            frames(&now.rejected),
+            now.path,
+            frames(&before.rejected)
+        );
+        same = false;
+    }
+    same
+}
+
+/// The first few by name.
+fn frames(rejected: &[usize]) -> String {
+    match rejected {
+        [] => "none of the frames".to_owned(),
+        [one] => format!("frame {one}"),
+        _ => {
+            let names: Vec<String> = rejected.iter().take(NAMED).map(usize::to_string).collect();
+            let more = if rejected.len() > NAMED { ", …" } else { "" };
+            format!("{} frames ({}{more})", rejected.len(), names.join(", "))
+        }
+    }
 }
 
 /// Whether the options are those of the checkpoint; both as `{name: {value, origin}}`. What makes

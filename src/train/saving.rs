@@ -22,7 +22,8 @@ impl Trainer {
         damaged.iter().for_each(|error| log::warn!("{error}; going on from an older one"));
         let learned = state::learned(&checkpoint, &path)?;
         self.same_network(&learned, &path)?;
-        resume::check_scans(&self.learned().scans, &learned.scans, &path)?;
+        let scans = self.learned().scans;
+        resume::check_scans(&scans, &learned.scans, &path)?;
         resume::check_options(&self.record, &checkpoint.metadata["configuration"], &path)?;
         state::restore(self.backend.as_mut(), &checkpoint, &path)?;
         self.progress = state::progress(&checkpoint, &path)?;
@@ -39,7 +40,7 @@ impl Trainer {
         if path == self.folder.join(Which::Last.file_name()) {
             self.last_is_whole();
         }
-        self.check_place()?;
+        self.check_place(resume::same_frames(&scans, &learned.scans))?;
         self.resumed_from = Some(path);
         Ok(())
     }
@@ -97,6 +98,7 @@ impl Trainer {
             kappa: m.kappa,
             gauge: m.gauge,
             trained: !m.kept[Part::Training as usize].is_empty(),
+            rejected: m.rejected.clone(),
         });
         let mut scans: Vec<LearnedScan> = scans.collect();
         if self.supply.is_some() {

@@ -73,6 +73,9 @@ pub struct LearnedScan {
     pub gauge: f64,
     /// Learned from; else it was validated on.
     pub trained: bool,
+    /// Frames that were left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<usize>,
 }
 
 /// Reads all that is worth keeping.
