@@ -34,12 +34,7 @@ fn main() {
     // Nothing of an earlier compiler may stay.
     let _ = fs::remove_dir_all(&machine_code);
     fs::create_dir_all(&machine_code).expect("OUT_DIR is writable");
-    let nvcc = nvcc();
-    // Only where it matters: environments of Python change it, and each change would make a build a new one.
-    if nvcc.as_deref() != Some(Path::new(OWN)) {
-        println!("cargo::rerun-if-env-changed=PATH");
-    }
-    if let Some(nvcc) = nvcc {
+    if let Some(nvcc) = nvcc() {
         return compile(&nvcc, &out, &fatbin, &report);
     }
     let missing = "no nvcc in NVCC, CUDA_HOME, CUDA_PATH, PATH or .cuda/ (scripts/get-nvcc puts \
@@ -62,7 +57,12 @@ fn nvcc() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let candidates = env::split_paths(&path).map(|folder| folder.join("nvcc"));
     let mut candidates = candidates.chain([PathBuf::from(OWN)]).filter(|file| file.is_file());
-    candidates.find(|file| is_new_enough(file))
+    let found = candidates.find(|file| is_new_enough(file));
+    // Only where it decided: environments of Python change it, and each change would make a build a new one.
+    if found.as_deref() != Some(Path::new(OWN)) {
+        println!("cargo::rerun-if-env-changed=PATH");
+    }
+    found
 }
 
 /// Whether it is of CUDA 13.0 or later, which knows all architectures.

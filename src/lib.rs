@@ -139,4 +139,6 @@ pub mod simulate;
 pub mod stitch;
 pub mod train;
 
+mod text;
+
 pub use error::{Error, Result};

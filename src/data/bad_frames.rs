@@ -15,6 +15,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::scan::{Position, Scan};
+use crate::text::first_few;
 use crate::{Error, Result};
 
 /// Light of an empty frame, of the median of all.
@@ -42,7 +43,7 @@ const LIT: usize = 32;
 const MOST: f64 = 0.2;
 
 /// Frames named in one line of the log.
-const NAMED: usize = 8;
+pub(crate) const NAMED: usize = 8;
 
 /// What is wrong with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -444,13 +445,8 @@ impl Scan {
 
 /// The frames in one line, the first of them with what is wrong.
 pub fn describe(bad: &[BadFrame], count: usize) -> String {
-    let named = bad.iter().take(NAMED).map(|bad| format!("{} ({})", bad.frame, bad.fault));
-    let more = match bad.len().saturating_sub(NAMED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    let named = named.collect::<Vec<_>>().join(", ");
-    format!("{} of {count} frames: {named}{more}", bad.len())
+    let named = bad.iter().map(|bad| format!("{} ({})", bad.frame, bad.fault));
+    format!("{} of {count} frames: {}", bad.len(), first_few(named, NAMED))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::pause::Within;
 use super::{Trainer, schedule};
 use crate::config::OnNonfinite;
 use crate::graph::{Role, Stage};
+use crate::text::first_few;
 use crate::{Error, Result};
 
 /// Batches in a row that are left out at most: more, and nothing is being learned.
@@ -71,12 +72,9 @@ impl Trainer {
                 names.extend(of.map(|of| self.step.plan.slots[of.0].name.clone()));
             }
         }
-        let more = names.len().saturating_sub(NAMED);
-        names.truncate(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         Ok(match names.is_empty() {
             true => String::new(),
-            false => format!(", with it the gradient of {}{more}", names.join(", ")),
+            false => format!(", with it the gradient of {}", first_few(names.into_iter(), NAMED)),
         })
     }
 }

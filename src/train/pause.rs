@@ -22,8 +22,10 @@ const PREVIOUS: &str = "previous.safetensors";
 /// Where a training stands within an epoch, at the end of a step.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Within {
-    /// Groups of the epoch and of a batch: what the next number counts.
-    pub groups: usize,
+    /// [Of the groups](super::pool::Epoch::digest) of the epoch, and groups of a batch: what the next number
+    /// counts.
+    #[serde(default)]
+    pub digest: String,
     pub size: usize,
     /// Batches that are done.
     pub batches: usize,
@@ -128,23 +130,16 @@ impl Trainer {
         self.interrupts.last = Some(self.progress.clone());
     }
 
-    /// A place within an epoch means nothing where the epoch has other batches now, be it of the same frames
-    /// or of others.
-    pub(super) fn check_place(&mut self, same_frames: bool) -> Result<()> {
+    /// A place within an epoch means nothing where the epoch has other batches now.
+    pub(super) fn check_place(&mut self) -> Result<()> {
         let Some(within) = &self.progress.within else { return Ok(()) };
         let size = self.config.run.batch_size;
-        let groups = self.epoch_groups(Part::Training, self.progress.epoch)?.len();
-        if (within.groups, within.size) != (groups, size) {
+        let digest = self.epoch_groups(Part::Training, self.progress.epoch)?.digest();
+        if (&within.digest, within.size) != (&digest, size) {
             log::warn!(
-                "epoch {} is begun again: it has {groups} groups in batches of {size} now, and had {} \
-                 in batches of {}",
-                self.progress.epoch + 1,
-                within.groups,
-                within.size
+                "epoch {} is begun again: it has other batches than it had before",
+                self.progress.epoch + 1
             );
-            self.progress.within = None;
-        } else if !same_frames {
-            log::warn!("epoch {} is begun again, with the frames of now", self.progress.epoch + 1);
             self.progress.within = None;
         }
         Ok(())

@@ -2,7 +2,9 @@
 
 use ndarray::{Array2, Array3};
 use num_complex::Complex32;
+use sha2::{Digest, Sha256};
 
+use crate::checkpoint::hex;
 use crate::config::{DataConfig, Grouping, ModelConfig};
 use crate::data::grouping::{self, Groups};
 use crate::data::scan::{Position, Scan, Source};
@@ -73,6 +75,15 @@ impl Epoch {
 
     pub fn is_empty(&self) -> bool {
         self.scan.is_empty()
+    }
+
+    /// SHA-256 of which patterns are seen, in which order and in which groups.
+    pub fn digest(&self) -> String {
+        let mut hasher = Sha256::new();
+        for number in self.scan.iter().chain(&self.index) {
+            hasher.update((*number as u64).to_le_bytes());
+        }
+        hex(hasher)
     }
 }
 

@@ -8,6 +8,8 @@ use serde_json::Value as Json;
 use super::COLUMNS;
 use super::collapse::Structure;
 use super::state::LearnedScan;
+use crate::data::bad_frames::NAMED;
+use crate::text::first_few;
 use crate::{Error, Result};
 
 /// Options that may differ without changing a single step, or that are checked by other means.
@@ -38,9 +40,6 @@ const FIXED: [&str; 2] = ["optimizer", "probe_trainable"];
 /// Options that checkpoints of older versions lack, with what was done all the same.
 const ASSUMED: [(&str, &str); 1] = [("precision", "fp32")];
 
-/// Frames named in one line of the log.
-const NAMED: usize = 8;
-
 /// Whether the same scans are learned from.
 pub fn check_scans(given: &[LearnedScan], stored: &[LearnedScan], path: &Path) -> Result<()> {
     let hashes = |scans: &[LearnedScan]| -> Vec<(String, bool)> {
@@ -65,32 +64,18 @@ pub fn check_scans(given: &[LearnedScan], stored: &[LearnedScan], path: &Path) -
     Err(Error::input(path, problem))
 }
 
-/// Whether the same frames are left out of the same scans. Others change the steps to come, which is said: the
-/// option that names them can be a file, and a file can have changed.
-pub fn same_frames(given: &[LearnedScan], stored: &[LearnedScan]) -> bool {
-    let mut same = true;
+/// Says where other frames are left out than before: they change the steps to come, and the option that names
+/// them can be a file, which can have changed.
+pub fn compare_frames(given: &[LearnedScan], stored: &[LearnedScan]) {
     for (now, before) in given.iter().zip(stored).filter(|(a, b)| a.rejected != b.rejected) {
-        log::warn!(
-            "resuming without {} of {}, where training was without {} so far",
-            frames(&now.rejected),
-            now.path,
-            frames(&before.rejected)
-        );
-        same = false;
-    }
-    same
-}
-
-/// The first few by name.
-fn frames(rejected: &[usize]) -> String {
-    match rejected {
-        [] => "none of the frames".to_owned(),
-        [one] => format!("frame {one}"),
-        _ => {
-            let names: Vec<String> = rejected.iter().take(NAMED).map(usize::to_string).collect();
-            let more = if rejected.len() > NAMED { ", …" } else { "" };
-            format!("{} frames ({}{more})", rejected.len(), names.join(", "))
-        }
+        let [all, so_far] = [now, before].map(|scan| match scan.rejected.is_empty() {
+            true => "all frames".to_owned(),
+            false => {
+                let frames = scan.rejected.iter().map(usize::to_string);
+                format!("all frames but {}", first_few(frames, NAMED))
+            }
+        });
+        log::warn!("resuming with {all} of {}, where it was {so_far} so far", now.path);
     }
 }
 

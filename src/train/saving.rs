@@ -24,6 +24,7 @@ impl Trainer {
         self.same_network(&learned, &path)?;
         let scans = self.learned().scans;
         resume::check_scans(&scans, &learned.scans, &path)?;
+        resume::compare_frames(&scans, &learned.scans);
         resume::check_options(&self.record, &checkpoint.metadata["configuration"], &path)?;
         state::restore(self.backend.as_mut(), &checkpoint, &path)?;
         self.progress = state::progress(&checkpoint, &path)?;
@@ -40,7 +41,7 @@ impl Trainer {
         if path == self.folder.join(Which::Last.file_name()) {
             self.last_is_whole();
         }
-        self.check_place(resume::same_frames(&scans, &learned.scans))?;
+        self.check_place()?;
         self.resumed_from = Some(path);
         Ok(())
     }

@@ -32,7 +32,7 @@ impl Trainer {
         self.backend.write(self.step.inputs.training, &[1.0])?;
         let (epoch, epochs) = (self.progress.epoch, self.config.run.max_epochs);
         let labels = schedule::label_share(&self.config.loss, epoch, epochs);
-        (done.groups, done.size) = (groups.len(), size);
+        (done.digest, done.size) = (groups.digest(), size);
         let batches = groups.len().div_ceil(size);
         let patience = self.backend.patience().min(plans::RING);
         let mut unseen = Vec::with_capacity(patience);
