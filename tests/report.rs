@@ -84,6 +84,20 @@ fn png_decodes_to_the_size_the_layout_says_with_program_and_title() {
 }
 
 #[test]
+fn a_long_title_stays_above_the_image() {
+    let values = Array2::from_shape_fn((132, 200), |(y, x)| (x * y) as f32);
+    let layout = Layout::of(values.dim());
+    let right = layout.origin.0 + layout.image.0;
+    let beside = |title: &str| {
+        let bitmap = draw_image(&values, &Picture { title, unit: "log10", ..Picture::default() });
+        let line = |y| (right..layout.width).map(move |x| (x, y));
+        (0..layout.origin.1).flat_map(line).map(|(x, y)| bitmap.get(x, y)).collect::<Vec<Rgb>>()
+    };
+    let long = "Photons in patterns 123456, 234567, 345678: measured, predicted";
+    assert!(beside(long) == beside("short"), "it runs into the unit of the colour bar");
+}
+
+#[test]
 fn the_same_picture_gives_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let values = Array2::from_shape_fn((40, 30), |(y, x)| (x as f32 - y as f32).sin());

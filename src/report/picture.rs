@@ -98,7 +98,9 @@ pub(super) fn draw_around(
         bar.draw(bitmap, layout);
     }
     bitmap.frame(left, top, width, height, 1);
-    bitmap.text(left, (top - font::HEIGHT * t) / 2, title, t, Align::Left);
+    // A long title is written smaller, so as not to run into what is written above the colour bar.
+    let s = (1..=t).rev().find(|s| font::width(title) * s <= width).unwrap_or(1);
+    bitmap.text(left, (top - font::HEIGHT * s) / 2, title, s, Align::Left);
     let size = format!("{columns} × {rows} px");
     bitmap.text(left, top + height + 5 * t, &size, (t / 2).max(1), Align::Left);
 }
