@@ -1,8 +1,8 @@
 //! Compiles `kernels/` into one fatbin, which the program embeds.
 //!
 //! nvcc is looked for in NVCC, CUDA_HOME, CUDA_PATH, PATH and `.cuda/` (filled by
-//! scripts/get-nvcc). Without one the crate builds all the same, computes on the CPU alone, and
-//! says so; with `PTYCHO_REQUIRE_NVCC=1` that is an error.
+//! scripts/get-nvcc). Without one, or where NVCC is empty, the crate builds all the same, computes on
+//! the CPU alone, and says so; with `PTYCHO_REQUIRE_NVCC=1` that is an error.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -37,16 +37,27 @@ fn main() {
     if let Some(nvcc) = nvcc() {
         return compile(&nvcc, &out, &fatbin, &report);
     }
-    let missing = "no nvcc in NVCC, CUDA_HOME, CUDA_PATH, PATH or .cuda/ (scripts/get-nvcc puts \
-                   one there)";
+    let missing = if unwanted() {
+        "NVCC is empty"
+    } else {
+        "no nvcc in NVCC, CUDA_HOME, CUDA_PATH, PATH or .cuda/ (scripts/get-nvcc puts one there)"
+    };
     assert!(env::var("PTYCHO_REQUIRE_NVCC").as_deref() != Ok("1"), "{missing}");
     println!("cargo::warning=built without CUDA kernels: {missing}");
     fs::write(&fatbin, []).expect("OUT_DIR is writable");
     fs::write(&report, []).expect("OUT_DIR is writable");
 }
 
+/// Whether the kernels are to be left out.
+fn unwanted() -> bool {
+    env::var_os("NVCC").is_some_and(|named| named.is_empty())
+}
+
 /// The first compiler that is there; one that is named but missing is not replaced by another.
 fn nvcc() -> Option<PathBuf> {
+    if unwanted() {
+        return None;
+    }
     let named = env::var_os("NVCC").map(PathBuf::from);
     let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(env::var_os);
     let homes = homes.map(|home| PathBuf::from(home).join("bin/nvcc"));
